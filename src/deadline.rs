@@ -1,0 +1,59 @@
+//! A deadline: the instant at which a call has ended, whatever happens.
+//!
+//! Owns [`Deadline`]. It is made once per call, and every phase takes what is left of it.
+//! Promises: it never moves; a phase cannot give itself more than the whole has. Leaves the waiting to whoever holds a timer.
+//! Pure but for [`Deadline::after`], which reads the clock once. Cannot fail.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The instant at which a call ends, and the instant at which it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    start: Instant,
+    at: Instant,
+}
+
+impl Deadline {
+    /// The deadline that lies `timeout` from now.
+    #[must_use]
+    pub fn after(timeout: Duration) -> Self {
+        Self::starting(Instant::now(), timeout)
+    }
+
+    pub(crate) fn starting(start: Instant, timeout: Duration) -> Self {
+        Self {
+            start,
+            at: start + timeout,
+        }
+    }
+
+    /// When it falls.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// When the call began.
+    pub(crate) fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// How long the call has run at `now`.
+    pub(crate) fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.start)
+    }
+
+    /// Whether it has fallen at `now`.
+    #[must_use]
+    pub fn is_past(&self, now: Instant) -> bool {
+        now >= self.at
+    }
+
+    /// What is left of it at `now`; zero once it has fallen.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> Duration {
+        self.at.saturating_duration_since(now)
+    }
+}

@@ -1,0 +1,395 @@
+//! The one error of the crate: what failed, during which wait, where, for how long, and whether Redis may have seen the command.
+//!
+//! Owns [`Error`], [`ErrorKind`], [`Phase`] and the table of conversions to [`redis::RedisError`].
+//! Promises: cloning is one reference count; the source chain survives the redis border; no key, value or secret is ever inside.
+//! Leaves the decision to retry to the caller: [`Error::may_have_executed`] is the fact it needs.
+//! Cannot fail. Where to look next: [`request`](crate::request) for what was asked, `channel` for who makes these.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc, time::Duration};
+
+use redis::RedisError;
+
+/// What kind of failure ended a call. A closed set, fit for a metric label; more may be added in a minor release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The call's deadline passed.
+    Timeout,
+    /// The circuit is open: the endpoint is known to be away, nothing was sent.
+    CircuitOpen,
+    /// This client already holds as many calls or bytes as it may; nothing was sent.
+    Overloaded,
+    /// The connection ended before the reply came.
+    ConnectionLost,
+    /// No address is known for the host name.
+    Dns,
+    /// No server that may serve this call is known.
+    NoPrimary,
+    /// The server that answered does not have the role that was asked for.
+    RoleMismatch,
+    /// The server refused our credentials or permissions.
+    Auth,
+    /// TLS could not be agreed on.
+    Tls,
+    /// The peer does not speak Redis, or broke its protocol.
+    Protocol,
+    /// The request was refused as a whole, by the server (`LOADING`, `BUSY`, too many clients) or by this client (a command that
+    /// would damage a shared connection).
+    Refused,
+    /// Redis answered with an error, or the reply does not have the type that was asked for.
+    Redis,
+}
+
+impl ErrorKind {
+    /// The kind as a metric label: lower case, words joined by `_`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::CircuitOpen => "circuit_open",
+            Self::Overloaded => "overloaded",
+            Self::ConnectionLost => "connection_lost",
+            Self::Dns => "dns",
+            Self::NoPrimary => "no_primary",
+            Self::RoleMismatch => "role_mismatch",
+            Self::Auth => "auth",
+            Self::Tls => "tls",
+            Self::Protocol => "protocol",
+            Self::Refused => "refused",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// Which wait a call was in when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Inside this client: admission, or waiting for a connection.
+    Queue,
+    /// Looking up the host name.
+    Dns,
+    /// Opening the TCP connection.
+    Connect,
+    /// Agreeing on TLS.
+    Tls,
+    /// Authenticating and checking who answers.
+    Handshake,
+    /// Handing the request's bytes to the kernel.
+    Write,
+    /// Waiting for the reply.
+    Reply,
+}
+
+impl Phase {
+    /// The phase as a metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Handshake => "handshake",
+            Self::Write => "write",
+            Self::Reply => "reply",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Could the command have reached Redis?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Executed {
+    /// No byte of it was handed to the kernel.
+    Never,
+    /// Its first byte was; nobody can know whether it ran.
+    Maybe,
+}
+
+/// Why a call failed. One pointer: cloning it costs a reference count, and a refusal is a clone of an error made before.
+///
+/// At the `redis` border it travels inside an [`io::Error`] ([`RedisError::from`] this type); [`Error::find_in`] gets it back.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    phase: Phase,
+    executed: Executed,
+    detail: Cow<'static, str>,
+    endpoint: Option<Arc<str>>,
+    waited: Duration,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, phase: Phase, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            phase,
+            executed: Executed::Never,
+            detail: detail.into(),
+            endpoint: None,
+            waited: Duration::ZERO,
+            source: None,
+        }))
+    }
+
+    /// A redis error as it stands: a server's error reply or a reply of the wrong type. Ours, travelling inside, is taken out again.
+    pub(crate) fn redis(error: RedisError) -> Self {
+        if let Some(ours) = Self::find_in(&error) {
+            return ours.clone();
+        }
+        Self::new(
+            ErrorKind::Redis,
+            Phase::Reply,
+            "redis answered with an error",
+        )
+        .executed(Executed::Maybe)
+        .because(error)
+    }
+
+    pub(crate) fn at(mut self, endpoint: &Arc<str>) -> Self {
+        Arc::make_mut(&mut self.0).endpoint = Some(endpoint.clone());
+        self
+    }
+
+    pub(crate) fn after(mut self, waited: Duration) -> Self {
+        Arc::make_mut(&mut self.0).waited = waited;
+        self
+    }
+
+    pub(crate) fn executed(mut self, executed: Executed) -> Self {
+        Arc::make_mut(&mut self.0).executed = executed;
+        self
+    }
+
+    pub(crate) fn because(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        Arc::make_mut(&mut self.0).source = Some(Arc::new(source));
+        self
+    }
+
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The wait that the call was in.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.0.phase
+    }
+
+    /// The server it was for, `host:port` without credentials, where one was chosen.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        self.0.endpoint.as_deref()
+    }
+
+    /// How long the call had waited; zero for a refusal.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.0.waited
+    }
+
+    /// What happened, in a few words, without the source.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// Whether the command may have run on the server. `false` is certain: no byte of it left this process.
+    /// For an error that Redis itself sent ([`ErrorKind::Redis`]) it is `true`: the server has seen the command.
+    #[must_use]
+    pub fn may_have_executed(&self) -> bool {
+        self.0.executed == Executed::Maybe
+    }
+
+    /// Whether the call's deadline passed.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.0.kind == ErrorKind::Timeout
+    }
+
+    /// Whether the call was refused because the endpoint is known to be away.
+    #[must_use]
+    pub fn is_circuit_open(&self) -> bool {
+        self.0.kind == ErrorKind::CircuitOpen
+    }
+
+    /// Whether the call was refused because this client holds as many calls or bytes as it may.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.0.kind == ErrorKind::Overloaded
+    }
+
+    /// Our error inside a redis one, if it came from this crate.
+    ///
+    /// ```
+    /// # fn handle(error: redis_holdfast::redis::RedisError) {
+    /// if redis_holdfast::Error::find_in(&error).is_some_and(redis_holdfast::Error::is_circuit_open) {
+    ///     // answer 503 now
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn find_in(error: &RedisError) -> Option<&Self> {
+        // redis hands out its source as `Arc<dyn Error>`, which hides the io::Error from a plain downcast.
+        let source = error
+            .source()?
+            .downcast_ref::<Arc<dyn StdError + Send + Sync>>()?;
+        source
+            .downcast_ref::<io::Error>()?
+            .get_ref()?
+            .downcast_ref::<Self>()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.detail)?;
+        write!(f, " (phase {}", self.0.phase)?;
+        if let Some(endpoint) = &self.0.endpoint {
+            write!(f, ", endpoint {endpoint}")?;
+        }
+        if !self.0.waited.is_zero() {
+            write!(f, ", waited {:?}", self.0.waited)?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("phase", &self.0.phase)
+            .field("detail", &self.0.detail)
+            .field("endpoint", &self.0.endpoint)
+            .field("waited", &self.0.waited)
+            .field("may_have_executed", &self.may_have_executed())
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// The one table at the redis border. The io kind decides what redis' own retry helpers think: `TimedOut` and `ConnectionAborted`
+/// may be tried again, `Unsupported` and `PermissionDenied` mean *do not retry*. A server's error stays redis' own.
+impl From<Error> for RedisError {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Redis => match error
+                .0
+                .source
+                .as_deref()
+                .and_then(|source| source.downcast_ref::<RedisError>())
+            {
+                Some(redis) => return redis.clone(),
+                None => io::ErrorKind::Unsupported,
+            },
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::ConnectionLost => io::ErrorKind::ConnectionAborted,
+            ErrorKind::Auth => io::ErrorKind::PermissionDenied,
+            ErrorKind::CircuitOpen
+            | ErrorKind::Overloaded
+            | ErrorKind::Dns
+            | ErrorKind::NoPrimary
+            | ErrorKind::RoleMismatch
+            | ErrorKind::Tls
+            | ErrorKind::Protocol
+            | ErrorKind::Refused => io::ErrorKind::Unsupported,
+        };
+        Self::from(io::Error::new(kind, error))
+    }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        Self::redis(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::{ErrorKind as RedisKind, RetryMethod};
+
+    fn error(kind: ErrorKind) -> Error {
+        let endpoint: Arc<str> = Arc::from("redis.internal:6379");
+        Error::new(kind, Phase::Reply, "server silent")
+            .at(&endpoint)
+            .after(Duration::from_millis(250))
+            .because(io::Error::other("cause"))
+    }
+
+    #[test]
+    fn the_table_at_the_redis_border_keeps_the_error_and_says_what_redis_must_think() {
+        let no_retry = |method: RetryMethod| matches!(method, RetryMethod::NoRetry);
+        for (kind, timeout, dropped, stop) in [
+            (ErrorKind::Timeout, true, false, false),
+            (ErrorKind::ConnectionLost, false, true, false),
+            (ErrorKind::CircuitOpen, false, false, true),
+            (ErrorKind::Overloaded, false, false, true),
+            (ErrorKind::Dns, false, false, true),
+            (ErrorKind::NoPrimary, false, false, true),
+            (ErrorKind::RoleMismatch, false, false, true),
+            (ErrorKind::Tls, false, false, true),
+            (ErrorKind::Protocol, false, false, true),
+            (ErrorKind::Refused, false, false, true),
+            (ErrorKind::Auth, false, false, true),
+        ] {
+            let redis = RedisError::from(error(kind));
+            assert_eq!(redis.kind(), RedisKind::Io, "{kind:?}");
+            assert_eq!(redis.is_timeout(), timeout, "{kind:?}");
+            assert_eq!(redis.is_connection_dropped(), dropped, "{kind:?}");
+            assert_eq!(no_retry(redis.retry_method()), stop, "{kind:?}");
+            let found = Error::find_in(&redis).expect("our error is inside");
+            assert_eq!((found.kind(), found.phase()), (kind, Phase::Reply));
+            assert_eq!(Error::from(redis).kind(), kind, "back again");
+        }
+    }
+
+    #[test]
+    fn a_servers_error_stays_redis_own() {
+        let server = redis::parse_redis_value(b"-READONLY no writes here\r\n")
+            .and_then(redis::Value::extract_error)
+            .expect_err("an error reply");
+        let code = server.code().map(str::to_owned);
+        let there_and_back = RedisError::from(Error::redis(server));
+        assert_eq!(there_and_back.code().map(str::to_owned), code);
+        assert!(Error::find_in(&there_and_back).is_none());
+    }
+
+    #[test]
+    fn the_chain_of_sources_says_no_sentence_twice() {
+        let error = error(ErrorKind::Timeout);
+        let own = error.to_string();
+        let source = error.source().expect("a source").to_string();
+        assert!(!own.contains(&source), "{own} repeats {source}");
+        assert_eq!(
+            own,
+            "server silent (phase reply, endpoint redis.internal:6379, waited 250ms)"
+        );
+    }
+
+    #[test]
+    fn an_error_is_one_pointer() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+}

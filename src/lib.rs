@@ -1,0 +1,13 @@
+//! A tower stack and a connection of its own around `redis`: a dead, silent or moved Redis costs a caller a bounded time.
+
+mod backoff;
+pub mod deadline;
+mod error;
+mod net;
+mod request;
+mod task;
+mod topology;
+
+pub use error::{Error, ErrorKind, Phase};
+pub use redis;
+pub use request::{Extensions, Reply, Request};

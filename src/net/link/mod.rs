@@ -1,0 +1,2 @@
+//! The link.
+pub(crate) mod codec;

@@ -1,0 +1,322 @@
+//! What goes in and what comes out: [`Request`] and [`Reply`].
+//!
+//! Owns the packed bytes of a command or pipeline, how many replies they are owed, and the way from a [`Value`] to a user's type.
+//! Promises: a command is packed once, however often it is cloned; `Debug` prints the command's name and sizes, never a key or value.
+//! Leaves the meaning of commands to [`commands`]. Parsing fails as redis' own parsing does.
+
+pub(crate) mod commands;
+mod extensions;
+
+use std::{
+    fmt, future::Future, pin::pin, sync::Arc, task::Context, task::Poll, task::Waker,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redis::{
+    Cmd, FromRedisValue, Pipeline, RedisFuture, Value, aio::ConnectionLike, from_redis_value,
+};
+
+use crate::{
+    Error,
+    request::commands::{Command, Effect},
+};
+
+pub use extensions::Extensions;
+
+/// One command or pipeline, packed once and cheap to clone.
+///
+/// ```
+/// use redis_holdfast::{Request, redis};
+///
+/// let request = Request::from(redis::cmd("GET").arg("greeting"));
+/// assert_eq!(request.command(), "GET");
+/// assert_eq!(format!("{request:?}"), "Request { command: \"GET\", bytes: 28, timeout: None }");
+/// ```
+#[derive(Clone)]
+pub struct Request {
+    packed: Bytes,
+    expected: Expected,
+    shape: Shape,
+    command: &'static Command,
+    effect: Effect,
+    refusal: Option<&'static str>,
+    timeout: Option<Duration>,
+    extensions: Extensions,
+}
+
+/// The replies a request is owed: the first `skip` are read and dropped, the next `count` are its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) skip: usize,
+    pub(crate) count: usize,
+}
+
+impl Expected {
+    /// All replies the server will send for it.
+    pub(crate) fn owed(self) -> usize {
+        self.skip + self.count
+    }
+}
+
+/// How the answer is handed out.
+#[derive(Clone)]
+pub(crate) enum Shape {
+    /// One command: the value itself.
+    Single,
+    /// One command whose sender does not wait: answered with nil once written, its reply swallowed.
+    NoResponse,
+    /// A slice of a pipeline, as redis' trait asks for it: an array of values.
+    Slice,
+    /// A whole pipeline: parsed by redis' own rules (ignored commands, transactions).
+    Pipeline(Arc<Pipeline>),
+}
+
+impl Request {
+    /// The command's name in upper case, `PIPELINE` for a pipeline, `MULTI` for an atomic one, `OTHER` for a command we do not know.
+    #[must_use]
+    pub fn command(&self) -> &'static str {
+        self.command.name
+    }
+
+    /// Gives this request its own timeout instead of the client's; it covers everything, admission included.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The timeout given by [`with_timeout`](Self::with_timeout).
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// Values that layers attached to this request.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Values for the layers below, to read or change.
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
+    }
+
+    pub(crate) fn packed(&self) -> &Bytes {
+        &self.packed
+    }
+
+    pub(crate) fn expected(&self) -> Expected {
+        self.expected
+    }
+
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    pub(crate) fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    /// Why this request may not ride a shared connection, if it may not.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        self.refusal
+    }
+
+    /// The slice of a pipeline's replies that redis' `ConnectionLike` asks for.
+    pub(crate) fn slice(pipeline: &Pipeline, skip: usize, count: usize) -> Self {
+        Self::pipeline(pipeline, Expected { skip, count }, Shape::Slice)
+    }
+
+    fn pipeline(pipeline: &Pipeline, expected: Expected, shape: Shape) -> Self {
+        let verdict = commands::classify_pipeline(pipeline);
+        Self {
+            packed: Bytes::from(pipeline.get_packed_pipeline()),
+            expected,
+            shape,
+            command: verdict.command,
+            effect: verdict.effect,
+            refusal: verdict.refusal,
+            timeout: None,
+            extensions: Extensions::default(),
+        }
+    }
+}
+
+impl From<&Cmd> for Request {
+    fn from(cmd: &Cmd) -> Self {
+        let verdict = commands::classify(cmd);
+        Self {
+            packed: Bytes::from(cmd.get_packed_command()),
+            expected: Expected { skip: 0, count: 1 },
+            shape: if cmd.is_no_response() {
+                Shape::NoResponse
+            } else {
+                Shape::Single
+            },
+            command: verdict.command,
+            effect: verdict.effect,
+            refusal: verdict.refusal,
+            timeout: None,
+            extensions: Extensions::default(),
+        }
+    }
+}
+
+impl From<&mut Cmd> for Request {
+    fn from(cmd: &mut Cmd) -> Self {
+        Self::from(&*cmd)
+    }
+}
+
+impl From<Cmd> for Request {
+    fn from(cmd: Cmd) -> Self {
+        Self::from(&cmd)
+    }
+}
+
+impl From<Pipeline> for Request {
+    fn from(pipeline: Pipeline) -> Self {
+        let expected = if pipeline.is_transaction() {
+            Expected {
+                skip: pipeline.len() + 1,
+                count: 1,
+            }
+        } else {
+            Expected {
+                skip: 0,
+                count: pipeline.len(),
+            }
+        };
+        let pipeline = Arc::new(pipeline);
+        Self::pipeline(&pipeline, expected, Shape::Pipeline(pipeline.clone()))
+    }
+}
+
+impl From<&Pipeline> for Request {
+    fn from(pipeline: &Pipeline) -> Self {
+        Self::from(pipeline.clone())
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("command", &self.command.name)
+            .field("bytes", &self.packed.len())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// What Redis answered. An error *reply* of a single command is still inside: [`Reply::parse`] turns it into an error.
+pub struct Reply {
+    values: Values,
+    shape: Shape,
+}
+
+/// One value or several: a single command's reply needs no vector.
+#[derive(Debug)]
+pub(crate) enum Values {
+    One(Value),
+    Many(Vec<Value>),
+}
+
+impl Reply {
+    pub(crate) fn new(values: Values, shape: Shape) -> Self {
+        Self { values, shape }
+    }
+
+    /// Turns the reply into `T` by redis' own rules.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Redis`](crate::ErrorKind::Redis) with the [`redis::RedisError`] as its source: the server answered with an
+    /// error, or the reply does not convert.
+    pub fn parse<T: FromRedisValue>(self) -> Result<T, Error> {
+        match (self.shape, self.values) {
+            (Shape::Pipeline(pipeline), values) => parse_pipeline(&pipeline, values.into_vec()),
+            (_, values) => values
+                .into_value()
+                .extract_error()
+                .and_then(|value| from_redis_value(value).map_err(Into::into))
+                .map_err(Error::redis),
+        }
+    }
+
+    /// The value as the server sent it; error replies stay [`Value::ServerError`]. A pipeline's replies come as an array.
+    #[must_use]
+    pub fn into_value(self) -> Value {
+        self.values.into_value()
+    }
+
+    pub(crate) fn into_values(self) -> Vec<Value> {
+        self.values.into_vec()
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = match &self.values {
+            Values::One(_) => 1,
+            Values::Many(values) => values.len(),
+        };
+        f.debug_struct("Reply")
+            .field("values", &values)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Values {
+    fn into_value(self) -> Value {
+        match self {
+            Self::One(value) => value,
+            Self::Many(values) => Value::Array(values),
+        }
+    }
+
+    fn into_vec(self) -> Vec<Value> {
+        match self {
+            Self::One(value) => vec![value],
+            Self::Many(values) => values,
+        }
+    }
+}
+
+/// Redis keeps the rules for a pipeline's result to itself, so they are asked through a connection that has the answer already.
+fn parse_pipeline<T: FromRedisValue>(pipeline: &Pipeline, values: Vec<Value>) -> Result<T, Error> {
+    let mut recorded = Recorded(values);
+    let parsed = pin!(pipeline.query_async::<T>(&mut recorded))
+        .poll(&mut Context::from_waker(Waker::noop()));
+    match parsed {
+        Poll::Ready(result) => result.map_err(Error::redis),
+        Poll::Pending => Err(Error::new(
+            crate::ErrorKind::Protocol,
+            crate::Phase::Reply,
+            "a recorded reply was not ready",
+        )),
+    }
+}
+
+struct Recorded(Vec<Value>);
+
+impl ConnectionLike for Recorded {
+    fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+        let value = Value::Array(std::mem::take(&mut self.0));
+        Box::pin(async move { Ok(value) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        _: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let values = std::mem::take(&mut self.0);
+        Box::pin(async move { Ok(values) })
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}

@@ -1,0 +1,32 @@
+//! The one door to `tokio::spawn`: every task has an owner.
+//!
+//! Owns [`spawn_owned`] and [`Owned`]. Promises: dropping the [`Owned`] aborts the task, so nothing outlives the value that wanted it.
+//! Leaves the choice of runtime to the caller. Fails never; a panic in a task ends that task alone.
+
+use std::future::Future;
+
+use tokio::{runtime::Handle, task::AbortHandle};
+
+/// A running task that ends with this value.
+#[derive(Debug)]
+pub(crate) struct Owned(AbortHandle);
+
+impl Owned {
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs `future` on `runtime` until it ends or the returned value is dropped.
+pub(crate) fn spawn_owned<F>(runtime: &Handle, future: F) -> Owned
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    Owned(runtime.spawn(future).abort_handle())
+}

@@ -1,0 +1,50 @@
+//! Who serves, and where: a [`Map`] that changes while the world does.
+//!
+//! Owns the trait [`Topology`] and what it tells. Promises: the current map is always there without waiting; addresses that once
+//! worked are never forgotten because a name server is down. Leaves dialling to `channel`, lookups to [`dns`](crate::net::dns).
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::{Error, net::address::Address};
+
+/// What is known of the servers at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Map {
+    /// The server that takes writes.
+    pub(crate) primary: Node,
+    /// Grows with each change of the map.
+    pub(crate) epoch: u64,
+}
+
+/// One server, and the addresses it may be dialled at.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// `host:port` as configured, for errors and labels.
+    pub(crate) endpoint: Arc<str>,
+    /// Addresses to dial now, in order of preference. Empty only while none was ever known.
+    pub(crate) addresses: Arc<[Address]>,
+    /// Addresses whose links must be replaced and drained: they left the name (absent from two positive answers), and the name
+    /// does not rotate.
+    pub(crate) gone: Arc<[Address]>,
+    /// Why `addresses` is empty or out of date: the last failed lookup, if the last lookup failed.
+    pub(crate) trouble: Option<Error>,
+}
+
+/// Whether the links made from a map work: a topology looks harder while one is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// All is well: refresh at leisure.
+    Calm,
+    /// A link is silent, down or cannot be made: look again now, and then twice a second until it is calm.
+    Urgent,
+}
+
+/// A source of maps.
+pub(crate) trait Topology: Send + Sync + 'static {
+    /// The current map, and word of each change.
+    fn map(&self) -> watch::Receiver<Arc<Map>>;
+    /// Says how badly a fresh map is needed. Cheap; may be repeated.
+    fn need(&self, need: Need);
+}
