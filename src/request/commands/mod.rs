@@ -1,0 +1,307 @@
+//! The command table: what a command does to the data, and whether it may ride a shared connection.
+//!
+//! Owns [`Command`], a row, and the reading of a request against the rows. Promises: a command is found in some ten nanoseconds, in
+//! any case, without allocating; what is not known, or not certain, is [`Effect::Once`]; an option is looked for where options
+//! stand, and a value that looks like one can only make the verdict more careful.
+//! Leaves replaying to the retry layer and refusing to the layers that hold a shared connection. Cannot fail.
+//! The rows are in [`rows`] and [`subcommands`]; a new column is a field of [`Command`] and a builder method.
+
+mod index;
+mod rows;
+mod subcommands;
+#[cfg(test)]
+mod tests;
+
+use redis::{Arg, Cmd, Pipeline};
+
+use index::Index;
+
+/// A row of the table.
+#[derive(Debug)]
+pub(crate) struct Command {
+    /// In upper case; of two words for a subcommand.
+    pub(crate) name: &'static str,
+    effect: Effect,
+    form: Form,
+    bar: Bar,
+}
+
+/// What running a command does, and what running it twice would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Effect {
+    /// It changes nothing: it may be sent again.
+    None,
+    /// Run twice it leaves the same data and gives the same reply as run once (plain `SET`): it may be sent again behind a fence.
+    Overwrite,
+    /// Run twice it does something else than run once, or nobody knows.
+    Once,
+}
+
+/// What else has to be read to know the effect.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Plain,
+    /// The second word decides.
+    Parent,
+    /// One of `words`, at argument `from` or later, makes the effect `then`. The command itself is argument 0.
+    With {
+        from: usize,
+        words: &'static [&'static str],
+        then: Effect,
+    },
+}
+
+/// Why a command may not ride a shared connection.
+#[derive(Clone, Copy, Debug)]
+enum Bar {
+    None,
+    /// It makes the server hold back later replies, except inside a transaction.
+    Blocks(&'static str),
+    /// The same when `BLOCK` stands between argument `from` and `STREAMS`.
+    BlocksWith {
+        from: usize,
+        why: &'static str,
+    },
+    /// It changes what the connection is, or how many replies it gives.
+    Session(&'static str),
+    /// It begins a transaction: only in a pipeline that also ends it.
+    Begins(&'static str),
+    Ends(&'static str),
+}
+
+/// What the table says of one request.
+pub(crate) struct Verdict {
+    pub(crate) command: &'static Command,
+    pub(crate) effect: Effect,
+    pub(crate) refusal: Option<&'static str>,
+}
+
+/// Reads one command.
+pub(crate) fn classify(cmd: &Cmd) -> Verdict {
+    let read = Read::of(cmd);
+    Verdict {
+        command: read.command,
+        effect: read.effect,
+        refusal: match read.bar {
+            Bar::None => None,
+            Bar::BlocksWith { why, .. }
+            | Bar::Blocks(why)
+            | Bar::Session(why)
+            | Bar::Begins(why)
+            | Bar::Ends(why) => Some(why),
+        },
+    }
+}
+
+/// Reads a pipeline: its effect is the greatest of its commands', and what bars one of them bars it.
+pub(crate) fn classify_pipeline(pipeline: &Pipeline) -> Verdict {
+    static PIPELINE: Command = once("PIPELINE");
+    static ATOMIC: Command = once("MULTI");
+    let atomic = pipeline.is_transaction();
+    let mut walk = Walk {
+        atomic,
+        inside: atomic,
+        looked: false,
+        effect: Effect::None,
+        refusal: None,
+    };
+    for cmd in pipeline.cmd_iter() {
+        walk.step(&Read::of(cmd));
+    }
+    Verdict {
+        command: if atomic { &ATOMIC } else { &PIPELINE },
+        effect: walk.effect,
+        refusal: walk.finish(),
+    }
+}
+
+/// A command, its options read.
+struct Read {
+    command: &'static Command,
+    effect: Effect,
+    bar: Bar,
+}
+
+impl Read {
+    fn of(cmd: &Cmd) -> Self {
+        static OTHER: Command = once("OTHER");
+        let mut words = cmd.args_iter().map(|arg| match arg {
+            Arg::Simple(word) => Some(word),
+            _ => None,
+        });
+        let Some(Some(name)) = words.next() else {
+            return Self {
+                command: &OTHER,
+                effect: Effect::Once,
+                bar: Bar::Session(NAMELESS),
+            };
+        };
+        let Some(mut command) = COMMANDS.word(name) else {
+            return Self {
+                command: &OTHER,
+                effect: Effect::Once,
+                bar: Bar::None,
+            };
+        };
+        if let (Form::Parent, Some(Some(second))) = (command.form, words.next()) {
+            command = SUBCOMMANDS.words(name, second).unwrap_or(command);
+        }
+        Self {
+            command,
+            effect: match command.form {
+                Form::With { from, words, then } if has_word(cmd, from, words) => then,
+                _ => command.effect,
+            },
+            bar: match command.bar {
+                Bar::BlocksWith { from, .. } if !blocks_from(cmd, from) => Bar::None,
+                bar => bar,
+            },
+        }
+    }
+}
+
+/// Where in a pipeline we are, and what it has come to.
+struct Walk {
+    atomic: bool,
+    /// Between a MULTI and its EXEC.
+    inside: bool,
+    /// A command before this one has looked at the data.
+    looked: bool,
+    effect: Effect,
+    refusal: Option<&'static str>,
+}
+
+impl Walk {
+    fn step(&mut self, read: &Read) {
+        match read.bar {
+            Bar::Begins(_) if !self.inside => self.inside = true,
+            Bar::Ends(_) if self.inside && !self.atomic => self.inside = false,
+            Bar::Begins(_) => self.refuse(NESTED),
+            Bar::Ends(why) | Bar::Session(why) => self.refuse(why),
+            Bar::Blocks(why) | Bar::BlocksWith { why, .. } if !self.inside => self.refuse(why),
+            Bar::Blocks(_) | Bar::BlocksWith { .. } => self.count(read.effect),
+            Bar::None => self.count(read.effect),
+        }
+    }
+
+    fn count(&mut self, effect: Effect) {
+        self.effect = self.effect.max(match effect {
+            // Run twice, what looked before the write would see the write: another reply.
+            Effect::Overwrite if self.looked => Effect::Once,
+            effect => effect,
+        });
+        self.looked |= effect == Effect::None;
+    }
+
+    /// The first reason stands.
+    fn refuse(&mut self, why: &'static str) {
+        self.refusal = self.refusal.or(Some(why));
+    }
+
+    fn finish(mut self) -> Option<&'static str> {
+        if self.inside && !self.atomic {
+            self.refuse(UNBALANCED);
+        }
+        self.refusal
+    }
+}
+
+impl Command {
+    const fn new(name: &'static str, effect: Effect) -> Self {
+        Self {
+            name,
+            effect,
+            form: Form::Plain,
+            bar: Bar::None,
+        }
+    }
+
+    const fn parent(mut self) -> Self {
+        self.form = Form::Parent;
+        self
+    }
+
+    const fn with(mut self, from: usize, words: &'static [&'static str], then: Effect) -> Self {
+        self.form = Form::With { from, words, then };
+        self
+    }
+
+    const fn barred(mut self, bar: Bar) -> Self {
+        self.bar = bar;
+        self
+    }
+
+    const fn blocks_with(self, from: usize, why: &'static str) -> Self {
+        self.barred(Bar::BlocksWith { from, why })
+    }
+}
+
+const fn read(name: &'static str) -> Command {
+    Command::new(name, Effect::None)
+}
+
+const fn overwrite(name: &'static str) -> Command {
+    Command::new(name, Effect::Overwrite)
+}
+
+const fn once(name: &'static str) -> Command {
+    Command::new(name, Effect::Once)
+}
+
+fn has_word(cmd: &Cmd, from: usize, words: &[&str]) -> bool {
+    cmd.args_iter().skip(from).any(|arg| {
+        words
+            .iter()
+            .any(|word| matches!(arg, Arg::Simple(arg) if is_word(arg, word)))
+    })
+}
+
+fn blocks_from(cmd: &Cmd, from: usize) -> bool {
+    cmd.args_iter()
+        .skip(from)
+        .map_while(|arg| match arg {
+            Arg::Simple(arg) if !is_word(arg, "STREAMS") => Some(arg),
+            _ => None,
+        })
+        .any(|arg| is_word(arg, "BLOCK"))
+}
+
+fn is_word(arg: &[u8], word: &str) -> bool {
+    arg.eq_ignore_ascii_case(word.as_bytes())
+}
+
+// Macros, because only they can join text at compile time.
+macro_rules! blocks {
+    ($name:literal) => {
+        concat!(
+            $name,
+            " would hold up everyone on the shared connection; use an exclusive connection"
+        )
+    };
+}
+macro_rules! session {
+    ($name:literal, $instead:literal) => {
+        concat!(
+            $name,
+            " would change the shared connection for everyone on it; ",
+            $instead
+        )
+    };
+}
+macro_rules! by_hand {
+    ($name:literal) => {
+        concat!(
+            $name,
+            " by hand would mix in other callers' commands; use an atomic pipeline"
+        )
+    };
+}
+use {blocks, by_hand, session};
+
+static COMMANDS: Index = Index::new(rows::ROWS);
+static SUBCOMMANDS: Index = Index::new(subcommands::ROWS);
+
+/// The server does not answer an empty command at all, so that every later reply would go to the wrong caller.
+const NAMELESS: &str = "a command without a name is never answered; name the command";
+const NESTED: &str = "MULTI inside a transaction fails; leave it out";
+const UNBALANCED: &str = "MULTI without EXEC or DISCARD in the same pipeline would mix in other callers' commands; use an atomic pipeline";
