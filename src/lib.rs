@@ -1,6 +1,7 @@
 //! A tower stack and a connection of its own around `redis`: a dead, silent or moved Redis costs a caller a bounded time.
 
 mod backoff;
+mod config;
 pub mod deadline;
 mod error;
 mod net;
@@ -8,6 +9,7 @@ mod request;
 mod task;
 mod topology;
 
+pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError};
 pub use error::{Error, ErrorKind, Phase};
 pub use redis;
 pub use request::{Extensions, Reply, Request};

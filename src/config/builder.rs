@@ -1,0 +1,222 @@
+//! From what was asked to what is legal: the one gate of every configuration.
+//!
+//! Owns [`ConfigBuilder`]: the setters, the order in which sources win (setter or variable, then URL, then default) and the check.
+//! Promises: nothing is clamped; [`ConfigBuilder::build`] reports every fault at once. Leaves reading text to [`url`](super::url) and
+//! [`raw`](super::raw). Fails with a [`ConfigError`].
+
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+
+use super::{
+    BreakerPolicy, Config, ConfigError, defaults,
+    raw::{Settings, shorten, show_bytes, show_duration},
+    url::Parsed,
+};
+
+/// Collects settings; [`build`](Self::build) checks them all.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ConfigBuilder {
+    pub(super) url: Parsed,
+    pub(super) given: Settings,
+    pub(super) breaker: BreakerPolicy,
+}
+
+/// Setters. Nothing is checked here: [`build`](Self::build) reports every fault at once. A setter wins over the URL's parameter of the same name.
+impl ConfigBuilder {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: Parsed::from_text(url),
+            given: Settings::default(),
+            breaker: BreakerPolicy::default(),
+        }
+    }
+
+    /// Longest time a call may take, from the caller's first poll to its outcome: admission, connecting, every attempt. Default 500 ms;
+    /// legal from 1 ms to 1 h.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.given.call_timeout = Some(timeout);
+        self
+    }
+
+    /// Calls this client holds at once; one more is refused, never queued. Default 1,024; legal from 1 to 1,000,000.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.given.max_in_flight = Some(calls);
+        self
+    }
+
+    /// The client's name in metrics and logs. Default `redis`; legal: 1 to 64 of `A–Z a–z 0–9 . _ -`.
+    ///
+    /// Clients of one name share their metrics: give each its own, from a small set.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.given.name = Some(name.into());
+        self
+    }
+
+    /// Longest silence of a server that owes a reply before its connection is dead, no excuse left. Default 1 s; legal from 20 ms to 60 s.
+    ///
+    /// Too low, and a slow `SORT` looks like a dead server; too high, and every caller in flight waits that long to learn of one.
+    pub fn detect_within(mut self, silence: Duration) -> Self {
+        self.given.detect_within = Some(silence);
+        self
+    }
+
+    /// Silence after which a connection is *suspect* and one probe is sent. Default 150 ms, or half of `detect_within` where that is less;
+    /// legal from 10 ms to 30 s, and at most half of `detect_within`: the probe needs time to answer.
+    pub fn stall_after(mut self, silence: Duration) -> Self {
+        self.given.stall_after = Some(silence);
+        self
+    }
+
+    /// Longest time for making a connection: all addresses together, TCP and the handshake. Default 1 s; legal from 10 ms to 60 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.given.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Bytes of requests this client holds at once; a call that would exceed it is refused, save when it is the only one. Default 64 MiB;
+    /// legal from 64 KiB to 1 GiB.
+    pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
+        self.given.max_buffered_bytes = Some(bytes);
+        self
+    }
+
+    /// When the circuit opens and how it closes again.
+    pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
+        self.breaker = policy;
+        self
+    }
+
+    /// This builder if its URL is sound, else the URL's faults.
+    ///
+    /// # Errors
+    /// The faults of the URL alone.
+    pub(crate) fn with_sound_url(self) -> Result<Self, ConfigError> {
+        if self.url.faults.is_empty() {
+            Ok(self)
+        } else {
+            Err(ConfigError::new(self.url.faults))
+        }
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// Every fault at once: of the URL, of each value out of its range, of each contradiction.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let Self {
+            url,
+            given,
+            breaker,
+        } = self;
+        let settings = given.or(url.settings);
+        let mut faults = url.faults;
+        faults.extend(range_faults(&settings));
+        faults.extend(contradictions(&settings));
+        faults.extend(breaker.faults());
+        match url.target {
+            Some(target) if faults.is_empty() => Ok(Config::checked(target, settings, breaker)),
+            _ => Err(ConfigError::new(faults)),
+        }
+    }
+}
+
+fn range_faults(settings: &Settings) -> Vec<String> {
+    let durations = [
+        (
+            "call_timeout",
+            settings.call_timeout,
+            defaults::CALL_TIMEOUT_LEGAL,
+        ),
+        (
+            "detect_within",
+            settings.detect_within,
+            defaults::DETECT_WITHIN_LEGAL,
+        ),
+        (
+            "stall_after",
+            settings.stall_after,
+            defaults::STALL_AFTER_LEGAL,
+        ),
+        (
+            "connect_timeout",
+            settings.connect_timeout,
+            defaults::CONNECT_TIMEOUT_LEGAL,
+        ),
+    ];
+    let in_flight = settings.max_in_flight;
+    let bytes = settings.max_buffered_bytes;
+    durations
+        .into_iter()
+        .filter_map(|(field, given, legal)| check_duration(field, given?, &legal))
+        .chain(
+            in_flight
+                .and_then(|calls| check("max_in_flight", calls, &defaults::MAX_IN_FLIGHT_LEGAL)),
+        )
+        .chain(bytes.and_then(|bytes| {
+            check_as(
+                "max_buffered_bytes",
+                bytes,
+                &defaults::MAX_BUFFERED_BYTES_LEGAL,
+                show_bytes,
+            )
+        }))
+        .chain(settings.name.as_deref().and_then(name_fault))
+        .collect()
+}
+
+fn name_fault(name: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let legal = defaults::NAME_LEN_LEGAL.contains(&name.len()) && name.chars().all(plain);
+    (!legal).then(|| {
+        format!(
+            "name: `{}` given; legal: 1 to 64 of A-Z a-z 0-9 . _ -",
+            shorten(name)
+        )
+    })
+}
+
+/// What is legal alone and not together.
+fn contradictions(settings: &Settings) -> Option<String> {
+    let stall = settings.stall_after?;
+    let detect = settings.detect_within.unwrap_or(defaults::DETECT_WITHIN);
+    (stall > detect / 2).then(|| {
+        format!(
+            "stall_after: {} given with detect_within {}; legal up to half of detect_within",
+            show_duration(stall),
+            show_duration(detect)
+        )
+    })
+}
+
+/// The fault of a value out of its range.
+pub(super) fn check<T: PartialOrd + Display + Copy>(
+    field: &str,
+    given: T,
+    legal: &RangeInclusive<T>,
+) -> Option<String> {
+    check_as(field, given, legal, |value| value.to_string())
+}
+
+pub(super) fn check_duration(
+    field: &str,
+    given: Duration,
+    legal: &RangeInclusive<Duration>,
+) -> Option<String> {
+    check_as(field, given, legal, show_duration)
+}
+
+fn check_as<T: PartialOrd + Copy>(
+    field: &str,
+    given: T,
+    legal: &RangeInclusive<T>,
+    show: impl Fn(T) -> String,
+) -> Option<String> {
+    (!legal.contains(&given)).then(|| {
+        format!(
+            "{field}: {} given; legal from {} to {}",
+            show(given),
+            show(*legal.start()),
+            show(*legal.end())
+        )
+    })
+}

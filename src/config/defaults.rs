@@ -1,0 +1,163 @@
+//! Every default and every legal range: one const, one reason each.
+//!
+//! Owns the numbers and, for the README's table, their rendering. Promises: no other file of the crate repeats one of them.
+//! Leaves checking to [`builder`](super::builder) and [`policies`](super::policies). Cannot fail.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// The port of a URL that names none: what every Redis listens on unless told otherwise.
+pub(super) const PORT: u16 = 6379;
+
+/// What an API request can lend to one Redis call and still answer within a second.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Below a millisecond timers have no meaning; beyond an hour it is a mistake of units.
+pub(super) const CALL_TIMEOUT_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(3600);
+
+/// Two thousand calls per second at the default `call_timeout` with nothing answered: more callers than a healthy pod has.
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
+/// A million waiting callers is memory, not concurrency.
+pub(super) const MAX_IN_FLIGHT_LEGAL: RangeInclusive<usize> = 1..=1_000_000;
+
+/// One client per process is the common case; a second one wants a name of its own.
+pub(crate) const NAME: &str = "redis";
+/// A name is a metric label: long ones are refused.
+pub(super) const NAME_LEN_LEGAL: RangeInclusive<usize> = 1..=64;
+
+/// The longest pause that servers in good health were seen to make is under a second.
+pub(crate) const DETECT_WITHIN: Duration = Duration::from_secs(1);
+/// Shorter, and a busy scheduler looks like a dead peer; longer, and the kernel is quicker.
+pub(super) const DETECT_WITHIN_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(20)..=Duration::from_secs(60);
+
+/// Suspicion costs one probe, so it may come early: fifteen round trips of a network that takes 10 ms.
+pub(crate) const STALL_AFTER: Duration = Duration::from_millis(150);
+/// The upper end is half of the longest `detect_within`: a probe must have time to answer before the verdict.
+pub(super) const STALL_AFTER_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(30);
+
+/// A lost SYN is sent again after one second: what has not connected by then needs a fresh socket, not patience.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Zero would mean "never connects"; a minute is longer than any kernel waits in good health.
+pub(super) const CONNECT_TIMEOUT_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
+
+/// Large enough for a burst of big values, small enough for a pod with 256 MiB.
+pub(crate) const MAX_BUFFERED_BYTES: usize = 64 * 1024 * 1024;
+/// The lower end holds one ordinary pipeline; the upper end fits in every address space.
+pub(super) const MAX_BUFFERED_BYTES_LEGAL: RangeInclusive<usize> = 64 * 1024..=1024 * 1024 * 1024;
+
+/// Databases are numbered with C's `int`.
+pub(super) const DB_LEGAL: RangeInclusive<i64> = 0..=2_147_483_647;
+
+/// Long enough to hold `BREAKER_MIN_CALLS` of a quiet service, short enough to forget yesterday's fault.
+pub(crate) const BREAKER_WINDOW: Duration = Duration::from_secs(10);
+pub(super) const BREAKER_WINDOW_LEGAL: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(600);
+/// The window slides by a tenth at a time, so that it never forgets everything at once.
+pub(crate) const BREAKER_BUCKETS: u32 = 10;
+/// Fewer calls are an anecdote, not a rate.
+pub(crate) const BREAKER_MIN_CALLS: u32 = 20;
+pub(super) const BREAKER_MIN_CALLS_LEGAL: RangeInclusive<u32> = 1..=1_000_000;
+/// Half of the calls: a server that fails fewer is worth asking.
+pub(crate) const BREAKER_FAILURE_RATE: u32 = 5_000;
+pub(super) const BASIS_POINTS_LEGAL: RangeInclusive<u32> = 1..=10_000;
+/// Five links or dials in a row, each on its own, are no accident.
+pub(crate) const BREAKER_CONSECUTIVE: u32 = 5;
+pub(super) const BREAKER_CONSECUTIVE_LEGAL: RangeInclusive<u32> = 1..=1_000;
+/// The first look comes soon: most outages are restarts.
+pub(crate) const PROBE_GAP_FIRST: Duration = Duration::from_millis(100);
+/// Recovery is noticed within the gap, so the cap stays well below the promised half second, for ever.
+pub(crate) const PROBE_GAP_CAP: Duration = Duration::from_millis(300);
+pub(super) const PROBE_GAP_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
+/// Half either way: a fleet that lost its server together must not come back together.
+pub(crate) const PROBE_JITTER_PERCENT: u32 = 50;
+/// A wrong password does not become right by asking often, and servers log every try.
+pub(crate) const AUTH_RETRY: Duration = Duration::from_secs(1);
+pub(super) const AUTH_RETRY_LEGAL: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(300);
+/// A server that just came back has cold caches and a whole fleet at its door.
+pub(crate) const RAMP_START: u32 = 1_000;
+/// From a tenth to everything in four doublings: 200 ms.
+pub(crate) const RAMP_DOUBLING: Duration = Duration::from_millis(50);
+pub(super) const RAMP_DOUBLING_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(10);
+/// An endpoint that serves probes and fails calls gets a pause that probes cannot end.
+pub(crate) const FLAP_OPEN_FIRST: Duration = Duration::from_millis(500);
+/// Longer than this, and users wait for us rather than for Redis.
+pub(crate) const FLAP_OPEN_CAP: Duration = Duration::from_secs(10);
+pub(super) const FLAP_OPEN_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(600);
+
+/// What the README's table of defaults must say: (setter, default), in the README's order.
+#[cfg(test)]
+pub(crate) fn table() -> Vec<(&'static str, String)> {
+    use super::raw::{show_bytes, show_duration};
+    vec![
+        ("call_timeout", show_duration(CALL_TIMEOUT)),
+        ("max_in_flight", MAX_IN_FLIGHT.to_string()),
+        ("name", NAME.to_owned()),
+        ("detect_within", show_duration(DETECT_WITHIN)),
+        ("stall_after", show_duration(STALL_AFTER)),
+        ("connect_timeout", show_duration(CONNECT_TIMEOUT)),
+        ("max_buffered_bytes", show_bytes(MAX_BUFFERED_BYTES)),
+        ("breaker.window", show_duration(BREAKER_WINDOW)),
+        ("breaker.min_calls", BREAKER_MIN_CALLS.to_string()),
+        (
+            "breaker.failure_rate_basis_points",
+            BREAKER_FAILURE_RATE.to_string(),
+        ),
+        (
+            "breaker.consecutive_failures",
+            BREAKER_CONSECUTIVE.to_string(),
+        ),
+        (
+            "breaker.probe_gap",
+            format!(
+                "{} … {}",
+                show_duration(PROBE_GAP_FIRST),
+                show_duration(PROBE_GAP_CAP)
+            ),
+        ),
+        ("breaker.auth_retry", show_duration(AUTH_RETRY)),
+        ("breaker.ramp_start_basis_points", RAMP_START.to_string()),
+        ("breaker.ramp_doubling", show_duration(RAMP_DOUBLING)),
+        (
+            "breaker.flap_open",
+            format!(
+                "{} … {}",
+                show_duration(FLAP_OPEN_FIRST),
+                show_duration(FLAP_OPEN_CAP)
+            ),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_legal() {
+        assert!(CALL_TIMEOUT_LEGAL.contains(&CALL_TIMEOUT));
+        assert!(MAX_IN_FLIGHT_LEGAL.contains(&MAX_IN_FLIGHT));
+        assert!(NAME_LEN_LEGAL.contains(&NAME.len()));
+        assert!(DETECT_WITHIN_LEGAL.contains(&DETECT_WITHIN));
+        assert!(STALL_AFTER_LEGAL.contains(&STALL_AFTER) && STALL_AFTER <= DETECT_WITHIN / 2);
+        assert!(CONNECT_TIMEOUT_LEGAL.contains(&CONNECT_TIMEOUT));
+        assert!(MAX_BUFFERED_BYTES_LEGAL.contains(&MAX_BUFFERED_BYTES));
+        assert_eq!(
+            super::super::BreakerPolicy::default().faults(),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn the_table_reads_as_people_write() {
+        let table = table();
+        assert_eq!(table[0], ("call_timeout", "500ms".to_owned()));
+        assert_eq!(table[6], ("max_buffered_bytes", "64MiB".to_owned()));
+        assert_eq!(table[11].1, "100ms … 300ms");
+    }
+}
