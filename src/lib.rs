@@ -7,6 +7,7 @@ mod error;
 mod net;
 mod request;
 mod task;
+pub mod telemetry;
 mod topology;
 
 pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError};

@@ -9,7 +9,7 @@ pub(crate) mod defaults;
 mod error;
 mod policies;
 mod raw;
-mod target;
+pub(crate) mod target;
 mod url;
 
 use std::{env, ffi::OsString, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use std::{env, ffi::OsString, sync::Arc, time::Duration};
 pub use builder::ConfigBuilder;
 pub use error::ConfigError;
 pub use policies::BreakerPolicy;
-pub(crate) use target::{Login, Protocol, Secret, Server};
+pub(crate) use target::{Login, Protocol, Server};
 
 use raw::{Environment, Settings};
 use target::Target;

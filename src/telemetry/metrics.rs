@@ -1,0 +1,432 @@
+//! The counts of one client.
+//!
+//! Owns [`Metrics`]: totals in atomics of our own, which the housekeeping tick brings a recorder up to ([`Metrics::refresh`]). A handle
+//! made before a recorder is installed is a no-op for good, so none is kept: what happened before counts too, and a recorder that drops
+//! idle series gets them back. Only the histogram needs a live handle; it is taken anew on each tick.
+//! Promises: counting is one atomic addition, and for a call one histogram record; nothing on the way allocates or hashes.
+//! Leaves installing a recorder to the application. Cannot fail.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use metrics::{Histogram, Key, Recorder, with_recorder};
+use tokio::time::Instant;
+
+use super::{
+    labels::{
+        FenceOutcome, Label, LinkEnd, LinkState, Lookup, Outcome, Plain, ProbeOutcome, ReplayKind,
+        Transition,
+    },
+    names,
+    series::{Levels, METADATA, Totals, describe_all, key, keys},
+};
+use crate::ErrorKind;
+
+/// Clients that say the same name count together: two totals for one series would overwrite each other. Kept for the life of the
+/// process, as the recorder keeps the series, because a total that starts again at zero would stand still until it has caught up.
+static NAMED: LazyLock<Mutex<HashMap<Arc<str>, Arc<Counts>>>> = LazyLock::new(Mutex::default);
+
+/// Beyond this many names a client counts for itself alone.
+const MOST_NAMES: usize = 1024;
+
+/// A recorder hears the descriptions on every so many ticks: it may be installed late.
+const DESCRIBE_EVERY: u32 = 16;
+
+/// The counts of the clients of one name. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Metrics(Arc<Counts>);
+
+struct Counts {
+    calls: Totals<Outcome>,
+    transitions: Totals<Transition>,
+    link_ends: Totals<LinkEnd>,
+    dials: Totals<Outcome>,
+    probes: Totals<ProbeOutcome>,
+    swaps: Totals<Plain>,
+    fences: Totals<FenceOutcome>,
+    replays: Totals<ReplayKind>,
+    lookups: Totals<Lookup>,
+    in_flight: Levels<Plain>,
+    links: Levels<LinkState>,
+    breaker: Levels<Plain>,
+    addresses: Levels<Plain>,
+    lag_nanos: AtomicU64,
+    lag_key: Key,
+    answered: Mutex<Option<Instant>>,
+    age_key: Key,
+    durations: ArcSwap<Box<[Histogram]>>,
+    duration_keys: Box<[Key]>,
+    ticks: AtomicU32,
+}
+
+impl Metrics {
+    /// The counts of the client called `name`.
+    pub(crate) fn named(name: &Arc<str>) -> Self {
+        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counts) = named.get(name) {
+            return Self(counts.clone());
+        }
+        let counts = Arc::new(Counts::new(name));
+        if named.len() < MOST_NAMES {
+            named.insert(name.clone(), counts.clone());
+        }
+        Self(counts)
+    }
+
+    /// A call ended; `None` is success.
+    pub(crate) fn call_ended(&self, outcome: Option<ErrorKind>, waited: Duration) {
+        let outcome = Outcome(outcome);
+        self.0.calls.add(outcome, 1);
+        if let Some(histogram) = self.0.durations.load().get(outcome.index()) {
+            histogram.record(waited.as_secs_f64());
+        }
+    }
+
+    /// Calls admitted (positive) or let go (negative).
+    pub(crate) fn in_flight(&self, delta: i64) {
+        self.0.in_flight.add(Plain, delta);
+    }
+
+    /// The breaker changed its state.
+    pub(crate) fn breaker(&self, transition: Transition) {
+        self.0.transitions.add(transition, 1);
+        self.0.breaker.set(Plain, i64::from(transition.level()));
+    }
+
+    /// A link was made. It is counted as long as the returned value lives.
+    pub(crate) fn link(&self, state: LinkState) -> LinkCount {
+        self.0.links.add(state, 1);
+        LinkCount {
+            metrics: self.clone(),
+            state,
+        }
+    }
+
+    /// A link ended.
+    pub(crate) fn link_died(&self, reason: LinkEnd) {
+        self.0.link_ends.add(reason, 1);
+    }
+
+    /// A dial ended; `None` is success.
+    pub(crate) fn dialled(&self, outcome: Option<ErrorKind>) {
+        self.0.dials.add(Outcome(outcome), 1);
+    }
+
+    /// A probe ended.
+    pub(crate) fn probed(&self, outcome: ProbeOutcome) {
+        self.0.probes.add(outcome, 1);
+    }
+
+    /// A link was replaced while its endpoint lived.
+    pub(crate) fn swapped(&self) {
+        self.0.swaps.add(Plain, 1);
+    }
+
+    /// A fence was asked for.
+    pub(crate) fn fenced(&self, outcome: FenceOutcome) {
+        self.0.fences.add(outcome, 1);
+    }
+
+    /// `requests` were sent again.
+    pub(crate) fn replayed(&self, kind: ReplayKind, requests: u64) {
+        self.0.replays.add(kind, requests);
+    }
+
+    /// A lookup ended at `now`.
+    pub(crate) fn looked_up(&self, result: Lookup, now: Instant) {
+        self.0.lookups.add(result, 1);
+        if result == Lookup::Positive {
+            *self.0.answered() = Some(now);
+        }
+    }
+
+    /// So many addresses are in use for the name.
+    pub(crate) fn dns_addresses(&self, addresses: usize) {
+        let addresses = i64::try_from(addresses).unwrap_or(i64::MAX);
+        self.0.addresses.set(Plain, addresses);
+    }
+
+    /// The housekeeping task was woken so late.
+    pub(crate) fn lag(&self, late: Duration) {
+        let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
+        self.0.lag_nanos.store(nanos, Relaxed);
+    }
+
+    /// Brings the recorder of this moment up to our totals. For the housekeeping tick (about once a second) and a client's end.
+    pub(crate) fn refresh(&self, now: Instant) {
+        with_recorder(|recorder| {
+            if self
+                .0
+                .ticks
+                .fetch_add(1, Relaxed)
+                .is_multiple_of(DESCRIBE_EVERY)
+            {
+                describe_all(recorder);
+            }
+            self.0.publish(recorder, now);
+        });
+    }
+}
+
+/// One link in the gauge of links, as long as it lives.
+pub(crate) struct LinkCount {
+    metrics: Metrics,
+    state: LinkState,
+}
+
+impl LinkCount {
+    /// The link does something else now.
+    pub(crate) fn becomes(&mut self, state: LinkState) {
+        let links = &self.metrics.0.links;
+        links.add(self.state, -1);
+        links.add(state, 1);
+        self.state = state;
+    }
+}
+
+impl Drop for LinkCount {
+    fn drop(&mut self) {
+        self.metrics.0.links.add(self.state, -1);
+    }
+}
+
+impl Counts {
+    fn new(name: &Arc<str>) -> Self {
+        Self {
+            calls: Totals::new(names::CALLS, name),
+            transitions: Totals::new(names::BREAKER_TRANSITIONS, name),
+            link_ends: Totals::new(names::LINK_ENDS, name),
+            dials: Totals::new(names::DIALS, name),
+            probes: Totals::new(names::PROBES, name),
+            swaps: Totals::new(names::SWAPS, name),
+            fences: Totals::new(names::FENCES, name),
+            replays: Totals::new(names::REPLAYS, name),
+            lookups: Totals::new(names::DNS_LOOKUPS, name),
+            in_flight: Levels::new(names::IN_FLIGHT, name),
+            links: Levels::new(names::LINKS, name),
+            breaker: Levels::new(names::BREAKER_STATE, name),
+            addresses: Levels::new(names::DNS_ADDRESSES, name),
+            lag_nanos: AtomicU64::new(0),
+            lag_key: key::<Plain>(names::SCHEDULER_LAG, name, 0),
+            answered: Mutex::new(None),
+            age_key: key::<Plain>(names::DNS_ANSWER_AGE, name, 0),
+            durations: ArcSwap::from_pointee(Box::default()),
+            duration_keys: keys::<Outcome>(names::OPERATION_DURATION, name),
+            ticks: AtomicU32::new(0),
+        }
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, recorder: &dyn Recorder, now: Instant) {
+        self.calls.publish(recorder);
+        self.transitions.publish(recorder);
+        self.link_ends.publish(recorder);
+        self.dials.publish(recorder);
+        self.probes.publish(recorder);
+        self.swaps.publish(recorder);
+        self.fences.publish(recorder);
+        self.replays.publish(recorder);
+        self.lookups.publish(recorder);
+        self.in_flight.publish(recorder);
+        self.links.publish(recorder);
+        self.breaker.publish(recorder);
+        let gauge = |key: &Key, seconds: f64| recorder.register_gauge(key, &METADATA).set(seconds);
+        let lag = Duration::from_nanos(self.lag_nanos.load(Relaxed));
+        gauge(&self.lag_key, lag.as_secs_f64());
+        // Who dials an IP address or a socket has no DNS to watch.
+        if let Some(at) = *self.answered() {
+            let age = now.saturating_duration_since(at);
+            gauge(&self.age_key, age.as_secs_f64());
+            self.addresses.publish(recorder);
+        }
+        let histogram = |key| recorder.register_histogram(key, &METADATA);
+        let durations = self.duration_keys.iter().map(histogram).collect();
+        self.durations.store(Arc::new(durations));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use metrics::with_local_recorder;
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    use super::*;
+
+    type Seen = HashMap<String, DebugValue>;
+
+    fn metrics(name: &str) -> Metrics {
+        Metrics::named(&Arc::from(name))
+    }
+
+    /// One tick under a recorder, and what it then knows, by `family{label=value,…}` without the client's name.
+    fn tick(recorder: &DebuggingRecorder, metrics: &Metrics) -> Seen {
+        with_local_recorder(recorder, || metrics.refresh(Instant::now()));
+        seen(recorder)
+    }
+
+    fn seen(recorder: &DebuggingRecorder) -> Seen {
+        let all = recorder.snapshotter().snapshot().into_vec();
+        all.into_iter()
+            .map(|(key, _, _, value)| {
+                let labels = key
+                    .key()
+                    .labels()
+                    .filter(|label| label.key() != names::CLIENT);
+                let labels: Vec<_> = labels
+                    .map(|l| format!("{}={}", l.key(), l.value()))
+                    .collect();
+                (
+                    format!("{}{{{}}}", key.key().name(), labels.join(",")),
+                    value,
+                )
+            })
+            .collect()
+    }
+
+    fn counter(seen: &Seen, name: &str) -> u64 {
+        match seen.get(name) {
+            Some(DebugValue::Counter(value)) => *value,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    fn gauge(seen: &Seen, name: &str) -> f64 {
+        match seen.get(name) {
+            Some(DebugValue::Gauge(value)) => value.into_inner(),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_happened_before_a_recorder_was_installed_counts() {
+        let metrics = metrics("late");
+        metrics.refresh(Instant::now());
+        metrics.call_ended(None, Duration::from_millis(1));
+        metrics.call_ended(None, Duration::from_millis(1));
+        metrics.call_ended(Some(ErrorKind::CircuitOpen), Duration::ZERO);
+        metrics.replayed(ReplayKind::NotSent, 7);
+        let seen = tick(&DebuggingRecorder::new(), &metrics);
+        assert_eq!(counter(&seen, "redis.holdfast.calls{outcome=ok}"), 2);
+        assert_eq!(
+            counter(&seen, "redis.holdfast.calls{outcome=circuit_open}"),
+            1
+        );
+        assert_eq!(counter(&seen, "redis.holdfast.calls{outcome=timeout}"), 0);
+        assert_eq!(counter(&seen, "redis.holdfast.replays{kind=not_sent}"), 7);
+    }
+
+    #[test]
+    fn durations_are_recorded_from_the_first_tick_with_a_recorder() {
+        let (metrics, recorder) = (metrics("durations"), DebuggingRecorder::new());
+        metrics.call_ended(None, Duration::from_millis(1));
+        tick(&recorder, &metrics);
+        metrics.call_ended(None, Duration::from_millis(2));
+        metrics.call_ended(Some(ErrorKind::Timeout), Duration::from_millis(250));
+        let seen = seen(&recorder);
+        for (name, seconds) in [("ok", 0.002), ("timeout", 0.25)] {
+            let name = format!("db.client.operation.duration{{outcome={name}}}");
+            match seen.get(&name) {
+                Some(DebugValue::Histogram(values)) => {
+                    let values: Vec<f64> = values.iter().map(|v| v.into_inner()).collect();
+                    assert_eq!(values, [seconds]);
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn gauges_follow() {
+        let (metrics, recorder) = (metrics("gauges"), DebuggingRecorder::new());
+        metrics.in_flight(3);
+        metrics.in_flight(-1);
+        metrics.breaker(Transition::Unresponsive);
+        metrics.lag(Duration::from_millis(20));
+        let other = metrics.link(LinkState::Active);
+        let mut link = metrics.link(LinkState::Active);
+        link.becomes(LinkState::Benched);
+        let seen = tick(&recorder, &metrics);
+        assert_eq!(gauge(&seen, "redis.holdfast.calls.in_flight{}"), 2.0);
+        assert_eq!(gauge(&seen, "redis.holdfast.breaker.state{}"), 2.0);
+        assert_eq!(gauge(&seen, "redis.holdfast.scheduler.lag{}"), 0.02);
+        assert_eq!(gauge(&seen, "redis.holdfast.links{state=active}"), 1.0);
+        assert_eq!(gauge(&seen, "redis.holdfast.links{state=benched}"), 1.0);
+        let opened = "redis.holdfast.breaker.transitions{to=open,reason=unresponsive}";
+        assert_eq!(counter(&seen, opened), 1);
+        assert!(
+            !seen.contains_key("redis.holdfast.dns.answer_age{}"),
+            "no DNS was asked"
+        );
+        metrics.breaker(Transition::Probing);
+        metrics.breaker(Transition::Verified);
+        drop((link, other));
+        let seen = tick(&recorder, &metrics);
+        assert_eq!(gauge(&seen, "redis.holdfast.breaker.state{}"), 0.0);
+        assert_eq!(gauge(&seen, "redis.holdfast.links{state=active}"), 0.0);
+        assert_eq!(gauge(&seen, "redis.holdfast.links{state=benched}"), 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_age_of_an_answer_grows_while_lookups_fail() {
+        let (metrics, recorder) = (metrics("dns"), DebuggingRecorder::new());
+        metrics.looked_up(Lookup::Positive, Instant::now());
+        metrics.dns_addresses(2);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        metrics.looked_up(Lookup::Transient, Instant::now());
+        let seen = tick(&recorder, &metrics);
+        assert_eq!(gauge(&seen, "redis.holdfast.dns.answer_age{}"), 9.0);
+        assert_eq!(gauge(&seen, "redis.holdfast.dns.addresses{}"), 2.0);
+        assert_eq!(
+            counter(&seen, "redis.holdfast.dns.lookups{result=transient}"),
+            1
+        );
+    }
+
+    #[test]
+    fn clients_of_one_name_count_together_and_a_new_one_goes_on() {
+        let recorder = DebuggingRecorder::new();
+        metrics("shared").swapped();
+        let second = metrics("shared");
+        second.swapped();
+        assert_eq!(
+            counter(&tick(&recorder, &second), "redis.holdfast.swaps{}"),
+            2
+        );
+    }
+
+    #[test]
+    fn every_family_is_published_described_and_bounded() {
+        let (metrics, recorder) = (metrics("all"), DebuggingRecorder::new());
+        metrics.looked_up(Lookup::Positive, Instant::now());
+        with_local_recorder(&recorder, || metrics.refresh(Instant::now()));
+        let all = recorder.snapshotter().snapshot().into_vec();
+        assert!(all.len() <= 100, "{} series", all.len());
+        let mut families = HashSet::new();
+        for (key, unit, help, _) in all {
+            families.insert(key.key().name().to_owned());
+            assert!(unit.is_some() && help.is_some(), "{key:?} is not described");
+            assert!(
+                key.key()
+                    .labels()
+                    .any(|l| (l.key(), l.value()) == ("client", "all"))
+            );
+        }
+        let listed: HashSet<_> = names::ALL
+            .iter()
+            .map(|family| family.0.to_owned())
+            .collect();
+        assert_eq!(families, listed);
+    }
+}
