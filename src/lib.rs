@@ -4,6 +4,7 @@ mod backoff;
 mod config;
 pub mod deadline;
 mod error;
+mod health;
 mod net;
 mod request;
 mod task;
@@ -12,5 +13,6 @@ mod topology;
 
 pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError};
 pub use error::{Error, ErrorKind, Phase};
+pub use health::{Health, HealthState, HealthWatch};
 pub use redis;
 pub use request::{Extensions, Reply, Request};
