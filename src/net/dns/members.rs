@@ -1,0 +1,257 @@
+//! Which addresses a name has, had, and has lost.
+//!
+//! Owns [`Members`], fed with positive answers and the instants at which their lookups *started*.
+//! Promises: an address is gone only when two answers at least [`CONFIRM`] apart lack it, and one answer more for each address that
+//! left of late; a name that hands out its addresses in turns (H23) hardly loses any; at most [`MOST`] of each are remembered. Leaves failed lookups to [`policy`](super::policy), which does not
+//! tell of them: so nothing is ever lost by one. Pure: time is an argument. Cannot fail.
+
+use std::{net::IpAddr, time::Duration};
+
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Members {
+    memory: Duration,
+    /// The last positive answer: those already known in their old order, then the new.
+    current: Vec<IpAddr>,
+    /// Not in the last positive answer, the latest to leave first.
+    past: Vec<Past>,
+    /// How many answers in a row had nothing in common with the one before.
+    strangers: u32,
+    rotating_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    address: IpAddr,
+    absent_since: Instant,
+    /// Answers that lacked it, [`CONFIRM`] apart, and the last of them.
+    missed: usize,
+    last_missed: Instant,
+    gone: bool,
+}
+
+impl Members {
+    pub(super) fn new(memory: Duration) -> Self {
+        Self {
+            memory,
+            current: Vec::new(),
+            past: Vec::new(),
+            strangers: 0,
+            rotating_until: None,
+        }
+    }
+
+    /// A positive answer, of a lookup that started at `at`. Never empty.
+    pub(super) fn answered(&mut self, mut answer: Vec<IpAddr>, at: Instant) {
+        answer.truncate(MOST);
+        self.forget(at);
+        self.notice_rotation(&answer, at);
+
+        self.past.retain(|past| !answer.contains(&past.address));
+        let (kept, left): (Vec<_>, Vec<_>) =
+            self.current.iter().partition(|ip| answer.contains(ip));
+        // A server moves once; what goes on moving is more likely to be a rotation whose first turn is not over.
+        let patience = 2 + self.gone().len().min(MOST_PATIENCE);
+        for past in &mut self.past {
+            past.miss(at);
+            past.gone = self.rotating_until.is_none() && (past.gone || past.missed >= patience);
+        }
+        let left = left.into_iter().map(|address| Past {
+            address,
+            absent_since: at,
+            missed: 1,
+            last_missed: at,
+            gone: false,
+        });
+        self.past.splice(0..0, left);
+        self.past.truncate(MOST);
+        answer.retain(|ip| !kept.contains(ip));
+        self.current = kept;
+        self.current.append(&mut answer);
+    }
+
+    fn forget(&mut self, at: Instant) {
+        let memory = self.memory;
+        self.past
+            .retain(|past| at.saturating_duration_since(past.absent_since) < memory);
+        self.rotating_until = self.rotating_until.filter(|until| at < *until);
+    }
+
+    /// Two signs: an address that came back, and answers that change altogether twice running. A server that moved does neither.
+    fn notice_rotation(&mut self, answer: &[IpAddr], at: Instant) {
+        let returned = self.past.iter().any(|past| answer.contains(&past.address));
+        let stranger =
+            !self.current.is_empty() && !self.current.iter().any(|ip| answer.contains(ip));
+        self.strangers = if stranger { self.strangers + 1 } else { 0 };
+        if returned || self.strangers >= 2 {
+            self.rotating_until = Some(at + self.memory);
+        }
+    }
+
+    /// The addresses to dial, best first. An address outside the last positive answer may be somebody else's by now (H25): it is
+    /// among them only while the name rotates or while DNS cannot be asked (`sure` is false), and never once gone.
+    pub(super) fn addresses(&self, sure: bool) -> Vec<IpAddr> {
+        let mut addresses = self.current.clone();
+        if !sure || self.is_rotating() {
+            let past = self.past.iter().filter(|past| !past.gone);
+            addresses.extend(past.map(|past| past.address));
+        }
+        addresses
+    }
+
+    pub(super) fn gone(&self) -> Vec<IpAddr> {
+        let gone = self.past.iter().filter(|past| past.gone);
+        gone.map(|past| past.address).collect()
+    }
+
+    pub(super) fn last(&self) -> &[IpAddr] {
+        &self.current
+    }
+
+    pub(super) fn is_rotating(&self) -> bool {
+        self.rotating_until.is_some()
+    }
+
+    /// When to ask again to learn whether an absence lasts.
+    pub(super) fn confirm_at(&self) -> Option<Instant> {
+        let doubtful = self.past.iter().filter(|past| !past.gone);
+        let first = doubtful.map(|past| past.last_missed + CONFIRM).min();
+        first.filter(|_| !self.is_rotating())
+    }
+}
+
+impl Past {
+    fn miss(&mut self, at: Instant) {
+        if at.saturating_duration_since(self.last_missed) >= CONFIRM {
+            self.missed += 1;
+            self.last_missed = at;
+        }
+    }
+}
+
+/// An answer that lacks an address must be borne out by one that was asked for so much later.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+/// However much moves, five answers are proof.
+const MOST_PATIENCE: usize = 3;
+
+const MOST: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    /// Milliseconds, answer, addresses to dial, gone.
+    type Row<'a> = (u64, &'a [u8], &'a [u8], &'a [u8]);
+
+    fn table(rows: &[Row<'_>]) -> Members {
+        let start = Instant::now();
+        let mut members = Members::new(Duration::from_secs(600));
+        let ips = |list: &[u8]| list.iter().copied().map(ip).collect::<Vec<_>>();
+        for (row, (at, answer, dial, gone)) in rows.iter().enumerate() {
+            members.answered(ips(answer), start + Duration::from_millis(*at));
+            assert_eq!(members.addresses(true), ips(dial), "row {row}");
+            assert_eq!(members.gone(), ips(gone), "row {row}");
+        }
+        members
+    }
+
+    #[test]
+    fn an_address_is_gone_when_two_answers_a_second_apart_lack_it() {
+        let members = table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (5_900, &[2], &[2], &[]),
+            (6_000, &[2], &[2], &[1]),
+            (30_000, &[2], &[2], &[1]),
+        ]);
+        assert_eq!(members.confirm_at(), None);
+        assert_eq!(members.addresses(false), [ip(2)], "gone stays gone");
+    }
+
+    #[test]
+    fn an_absence_is_to_be_confirmed_a_second_later_and_counts_for_nothing_before() {
+        let members = table(&[(0, &[1, 2], &[1, 2], &[]), (5_000, &[2], &[2], &[])]);
+        assert!(members.confirm_at().is_some());
+        assert_eq!(
+            members.addresses(false),
+            [ip(2), ip(1)],
+            "dialled while DNS is away"
+        );
+    }
+
+    #[test]
+    fn order_is_kept_and_newcomers_come_last() {
+        table(&[
+            (0, &[1, 2, 3], &[1, 2, 3], &[]),
+            (5_000, &[3, 4, 1], &[1, 3, 4], &[]),
+            (6_000, &[4, 3, 1], &[1, 3, 4], &[2]),
+        ]);
+    }
+
+    #[test]
+    fn an_address_that_returns_marks_a_rotation_and_then_nothing_is_gone() {
+        let members = table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[2], &[2], &[1]),
+            (11_000, &[1], &[1, 2], &[]),
+            (16_000, &[3], &[3, 1, 2], &[]),
+            (21_000, &[3], &[3, 1, 2], &[]),
+        ]);
+        assert!(members.is_rotating());
+        assert_eq!(members.confirm_at(), None);
+    }
+
+    #[test]
+    fn a_second_move_soon_after_the_first_takes_an_answer_more_to_be_believed() {
+        table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[2], &[2], &[1]),
+            (20_000, &[3], &[3], &[1]),
+            (21_000, &[3], &[3], &[1]),
+            (22_000, &[3], &[3], &[2, 1]),
+        ]);
+    }
+
+    #[test]
+    fn a_round_robin_over_single_addresses_loses_none() {
+        table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[3], &[3, 2, 1], &[]),
+            (11_000, &[4], &[4, 3, 2, 1], &[]),
+        ]);
+    }
+
+    #[test]
+    fn a_rotation_that_ended_is_forgotten() {
+        table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[1], &[1, 2], &[]),
+            // Ten minutes after it was marked: back to plain rules, and what left long ago is not even remembered.
+            (606_000, &[1], &[1], &[]),
+            (700_000, &[3], &[3], &[]),
+            (701_000, &[3], &[3], &[1]),
+            (1_400_000, &[3], &[3], &[]),
+        ]);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let start = Instant::now();
+        let mut members = Members::new(Duration::from_secs(600));
+        for turn in 0..200_u64 {
+            let some = (0..100).map(|low| IpAddr::from([10, 0, (turn % 250) as u8, low]));
+            members.answered(some.collect(), start + Duration::from_secs(turn));
+        }
+        assert!(members.addresses(false).len() <= 2 * MOST);
+    }
+}
