@@ -11,6 +11,13 @@ mod task;
 pub mod telemetry;
 mod topology;
 
+/// How host names become addresses: resolvers, and the policy by which a name is followed.
+pub mod dns {
+    pub use crate::net::dns::{
+        Answer, DnsPolicy, Families, Hickory, Lookup, NoAddress, Resolution, Resolve, System,
+    };
+}
+
 pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError};
 pub use error::{Error, ErrorKind, Phase};
 pub use health::{Health, HealthState, HealthWatch};

@@ -3,6 +3,9 @@
 //! Owns the trait [`Topology`] and what it tells. Promises: the current map is always there without waiting; addresses that once
 //! worked are never forgotten because a name server is down. Leaves dialling to `channel`, lookups to [`dns`](crate::net::dns).
 
+pub(crate) mod fixed;
+pub(crate) mod named;
+
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -30,6 +33,18 @@ pub(crate) struct Node {
     pub(crate) gone: Arc<[Address]>,
     /// Why `addresses` is empty or out of date: the last failed lookup, if the last lookup failed.
     pub(crate) trouble: Option<Error>,
+}
+
+impl Node {
+    /// A server of which nothing is known yet.
+    pub(crate) fn unknown(endpoint: Arc<str>) -> Self {
+        Self {
+            endpoint,
+            addresses: [].into(),
+            gone: [].into(),
+            trouble: None,
+        }
+    }
 }
 
 /// Whether the links made from a map work: a topology looks harder while one is down.
