@@ -2,7 +2,8 @@
 //!
 //! Owns [`Conf`]. Promises: the candidates of a name are those of glibc, in its order; a name with a trailing dot has one. Pure;
 //! re-reading is [`watched`](super::watched)'s. Words that make no sense are skipped. Not done: a search domain taken from the
-//! machine's own host name where the file names none.
+//! machine's own host name where the file names none, and the options but `ndots`: `timeout`, `attempts` and `rotate` are ours to
+//! decide, and without `edns0` a long answer comes over TCP.
 
 use std::net::{IpAddr, SocketAddr};
 
