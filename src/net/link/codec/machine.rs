@@ -315,6 +315,16 @@ impl Machine {
         self.stack.iter_mut().for_each(Open::drop_parts);
     }
 
+    /// Bytes held for what is half built.
+    #[cfg(test)]
+    pub(super) fn room_held(&self) -> usize {
+        let text = match &self.within {
+            Within::Text { bytes, .. } => bytes.capacity(),
+            _ => 0,
+        };
+        text + self.stack.iter().map(Open::room_held).sum::<usize>()
+    }
+
     #[cfg(test)]
     fn note(&mut self, work: usize) {
         self.work += wire::wide(work);

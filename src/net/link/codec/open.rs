@@ -58,6 +58,16 @@ impl Open {
         self.parts = Parts::Dropped;
     }
 
+    #[cfg(test)]
+    pub(super) fn room_held(&self) -> usize {
+        size_of::<Value>()
+            * match &self.parts {
+                Parts::Dropped => 0,
+                Parts::List(values) => values.capacity(),
+                Parts::Pairs { whole, .. } => 2 * whole.capacity(),
+            }
+    }
+
     /// Only the value itself is missing behind its attributes.
     pub(super) fn awaits_subject(&self) -> bool {
         self.shape == Shape::Attribute && self.missing == 1

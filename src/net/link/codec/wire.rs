@@ -4,7 +4,7 @@
 //! parser does, except as the [module above](super) says; nothing here keeps state. Leaves nesting and pieces to
 //! [`machine`](super::machine). Fails with [`Malformed`].
 
-use std::{borrow::Cow, str};
+use std::str;
 
 use redis::{PushKind, Value, VerbatimFormat, parse_redis_value};
 
@@ -225,10 +225,8 @@ fn by_redis(head: &[u8], text: &[u8]) -> Result<Value, Malformed> {
 }
 
 fn lossy(bytes: Vec<u8>) -> String {
-    match String::from_utf8_lossy(&bytes) {
-        Cow::Owned(repaired) => repaired,
-        Cow::Borrowed(whole) => whole.to_owned(),
-    }
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Malformed> {
