@@ -54,6 +54,12 @@ impl Index {
         })
     }
 
+    /// Which slots are taken.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> impl Iterator<Item = bool> {
+        self.slots.iter().map(|slot| *slot != EMPTY)
+    }
+
     fn probe(&self, hash: u32, is_it: impl Fn(&[u8]) -> bool) -> Option<&'static Command> {
         let mut slot = home(hash);
         loop {

@@ -49,6 +49,11 @@ enum Form {
         words: &'static [&'static str],
         then: Effect,
     },
+    /// Anything from argument `from` on but pairs of one of `words` and its value makes the effect [`Effect::Once`].
+    Only {
+        from: usize,
+        words: &'static [&'static str],
+    },
 }
 
 /// Why a command may not ride a shared connection.
@@ -150,6 +155,7 @@ impl Read {
             command,
             effect: match command.form {
                 Form::With { from, words, then } if has_word(cmd, from, words) => then,
+                Form::Only { from, words } if !has_only(cmd, from, words) => Effect::Once,
                 _ => command.effect,
             },
             bar: match command.bar {
@@ -226,6 +232,11 @@ impl Command {
         self
     }
 
+    const fn only(mut self, from: usize, words: &'static [&'static str]) -> Self {
+        self.form = Form::Only { from, words };
+        self
+    }
+
     const fn barred(mut self, bar: Bar) -> Self {
         self.bar = bar;
         self
@@ -254,6 +265,19 @@ fn has_word(cmd: &Cmd, from: usize, words: &[&str]) -> bool {
             .iter()
             .any(|word| matches!(arg, Arg::Simple(arg) if is_word(arg, word)))
     })
+}
+
+fn has_only(cmd: &Cmd, from: usize, words: &[&str]) -> bool {
+    let mut options = cmd.args_iter().skip(from);
+    while let Some(option) = options.next() {
+        let known = words
+            .iter()
+            .any(|word| matches!(option, Arg::Simple(option) if is_word(option, word)));
+        if !known || options.next().is_none() {
+            return false;
+        }
+    }
+    true
 }
 
 fn blocks_from(cmd: &Cmd, from: usize) -> bool {
