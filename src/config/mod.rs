@@ -7,6 +7,7 @@
 mod builder;
 pub(crate) mod defaults;
 mod error;
+mod percent;
 mod policies;
 mod raw;
 pub(crate) mod target;

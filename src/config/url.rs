@@ -11,6 +11,7 @@ use url::{Host, Url};
 use super::{
     builder::check,
     defaults,
+    percent::{Plus, decode},
     raw::{KNOBS, Settings, shorten},
     target::{Login, Protocol, Secret, Server, Target},
 };
@@ -61,12 +62,12 @@ impl Parsed {
         let db = self.db(url.path().trim_matches('/'));
         let protocol = self.parameters(url, |_, name, _| match name {
             "db" => {
-                Some("parameter `db` is for unix sockets; legal here: redis://host:port/db".into())
+                Err("parameter `db` is for unix sockets; legal here: redis://host:port/db".into())
             }
-            "user" | "pass" => Some(format!(
+            "user" | "pass" => Err(format!(
                 "parameter `{name}` is for unix sockets; legal here: redis://user:password@host"
             )),
-            _ => None,
+            _ => Ok(false),
         });
         let login = self.login(username, password);
         let server = Server::Tcp { host, port };
@@ -94,9 +95,9 @@ impl Parsed {
                 "db" => db = parsed.db(value),
                 "user" => username = value.to_owned(),
                 "pass" => password = value.to_owned(),
-                _ => return None,
+                _ => return Ok(false),
             }
-            Some(String::new())
+            Ok(true)
         });
         let login = self.login(Some(username), Some(password));
         let server = Server::Unix(PathBuf::from(path.unwrap_or_default()));
@@ -108,30 +109,16 @@ impl Parsed {
         });
     }
 
-    /// Reads the query: the protocol, the knobs, and what `own` claims with a fault or with an empty word.
+    /// Reads the query: the protocol, the knobs, and what `own` says it has taken.
     fn parameters(
         &mut self,
         url: &Url,
-        mut own: impl FnMut(&mut Self, &str, &str) -> Option<String>,
+        mut own: impl FnMut(&mut Self, &str, &str) -> Result<bool, String>,
     ) -> Protocol {
         let mut protocol = Protocol::default();
-        let mut seen: Vec<String> = Vec::new();
-        for pair in url
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = self.note(decode("parameter", value, Plus::Space));
-            let name = self.note(decode("name of a parameter", name, Plus::Space));
-            let (Some(name), Some(value)) = (name, value) else {
-                continue;
-            };
-            if seen.contains(&name) {
-                self.fault(format_args!("parameter `{}` given twice", shorten(&name)));
-            }
-            seen.push(name.clone());
+        let mut password_seen = false;
+        for (name, value) in self.pairs(url) {
+            password_seen |= name == "pass";
             match (name.as_str(), value.as_str()) {
                 ("protocol", "resp2" | "2") => protocol = Protocol::Resp2,
                 ("protocol", "resp3" | "3") => protocol = Protocol::Resp3,
@@ -140,22 +127,48 @@ impl Parsed {
                     shorten(other)
                 )),
                 (knob, text) if KNOBS.contains(&knob) => {
-                    if let Err(fault) = self.settings.set(knob, knob, text) {
-                        self.fault(fault);
-                    }
+                    let set = self.settings.set(knob, knob, text);
+                    self.note(set);
                 }
                 (other, text) => match own(self, other, text) {
-                    Some(fault) if fault.is_empty() => {}
-                    Some(fault) => self.fault(fault),
-                    None => self.fault(format_args!(
+                    Ok(true) => {}
+                    // A `&` that was not encoded makes the rest of a password a parameter.
+                    Ok(false) if password_seen => self.fault(
+                        "a parameter after `pass` is unknown; in a password write `&` as `%26`",
+                    ),
+                    Ok(false) => self.fault(format_args!(
                         "parameter `{}` is unknown; legal: protocol, {}",
                         shorten(other),
                         KNOBS.join(", ")
                     )),
+                    Err(fault) => self.fault(fault),
                 },
             }
         }
         protocol
+    }
+
+    /// The query's names and values, each name once.
+    fn pairs(&mut self, url: &Url) -> Vec<(String, String)> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        let query = url.query().unwrap_or_default().split('&');
+        for pair in query.filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = self.note(decode("parameter", value, Plus::Space));
+            let name = self.note(decode("name of a parameter", name, Plus::Space));
+            match name.zip(value) {
+                Some((name, _)) if pairs.iter().any(|(seen, _)| *seen == name) => {
+                    // One of ours is named; anything else may be a piece of a password.
+                    let ours = KNOBS.into_iter().chain(["protocol", "db", "user", "pass"]);
+                    let shown = ours.into_iter().find(|ours| *ours == name);
+                    let shown = shown.unwrap_or("of an unknown name");
+                    self.fault(format_args!("parameter `{shown}` given twice"));
+                }
+                Some(pair) => pairs.push(pair),
+                None => {}
+            }
+        }
+        pairs
     }
 
     fn db(&mut self, text: &str) -> i64 {
@@ -258,41 +271,6 @@ fn host(url: &Url) -> Result<String, String> {
         ));
     }
     Ok(host)
-}
-
-/// What a `+` stands for: itself, or in a query a space.
-#[derive(Clone, Copy)]
-enum Plus {
-    Plain,
-    Space,
-}
-
-/// Undoes percent-encoding, strictly. The text may be a password: a fault says what it belongs to, never what it is.
-fn decode(what: &str, text: &str, plus: Plus) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match (byte, plus) {
-            (b'%', _) => hex(rest.next())
-                .zip(hex(rest.next()))
-                .map(|(high, low)| high << 4 | low)
-                .ok_or_else(|| {
-                    format!("{what}: `%` without two hexadecimal digits; legal: `%25`")
-                })?,
-            (b'+', Plus::Space) => b' ',
-            (other, _) => other,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| format!("{what}: not valid UTF-8"))
-}
-
-fn hex(digit: Option<u8>) -> Option<u8> {
-    match digit? {
-        digit @ b'0'..=b'9' => Some(digit - b'0'),
-        digit @ b'a'..=b'f' => Some(digit - b'a' + 10),
-        digit @ b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -477,6 +455,8 @@ mod tests {
             "u:canary@h",
             "unix:///r.sock?pass=canary%zz&db=x",
             "unix:///r.sock?pass=canary&pass=canary",
+            "unix:///r.sock?pass=a&canary",
+            "unix:///r.sock?pass=a&canary&canary=b",
         ] {
             let parsed = Parsed::from_text(text);
             assert!(!parsed.faults.is_empty(), "{text}");
@@ -484,5 +464,22 @@ mod tests {
             assert!(!shown.contains("canary"), "{text}: {shown}");
         }
         assert!(!format!("{:?}", target("redis://u:canary@h")).contains("canary"));
+    }
+
+    #[test]
+    fn no_text_panics_and_no_odd_password_shows() {
+        const ODD: [&str; 16] = [
+            "", "/", "?", "#", "@", ":", "%", "&", "=", ",", " ", "[", "]", "\\", "+", "\u{7f}ä",
+        ];
+        for (before, after) in ODD.iter().flat_map(|b| ODD.iter().map(move |a| (b, a))) {
+            for text in [
+                format!("redis://u:{before}canary{after}@h:1/0?call_timeout=x"),
+                format!("redis://:x{before}canary{after}@[::1]/x"),
+                format!("unix:///r.sock?db=x&pass={before}canary{after}"),
+            ] {
+                let shown = format!("{:?}", Parsed::from_text(&text));
+                assert!(!shown.contains("canary"), "{text}: {shown}");
+            }
+        }
     }
 }
