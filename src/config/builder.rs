@@ -11,6 +11,7 @@ use super::{
     raw::{Settings, shorten, show_bytes, show_duration},
     url::Parsed,
 };
+use crate::net::dns::DnsPolicy;
 
 /// Collects settings; [`build`](Self::build) checks them all.
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ pub struct ConfigBuilder {
     pub(super) url: Parsed,
     pub(super) given: Settings,
     pub(super) breaker: BreakerPolicy,
+    pub(super) dns: DnsPolicy,
 }
 
 /// Setters. Nothing is checked here: [`build`](Self::build) reports every fault at once. A setter wins over the URL's parameter of the same name.
@@ -28,6 +30,7 @@ impl ConfigBuilder {
             url: Parsed::from_text(url),
             given: Settings::default(),
             breaker: BreakerPolicy::default(),
+            dns: DnsPolicy::default(),
         }
     }
 
@@ -86,6 +89,12 @@ impl ConfigBuilder {
         self
     }
 
+    /// How the host name is followed. Of no effect for an IP address or a socket.
+    pub fn dns(mut self, policy: DnsPolicy) -> Self {
+        self.dns = policy;
+        self
+    }
+
     /// This builder if its URL is sound, else the URL's faults.
     ///
     /// # Errors
@@ -107,14 +116,18 @@ impl ConfigBuilder {
             url,
             given,
             breaker,
+            dns,
         } = self;
         let settings = given.or(url.settings);
         let mut faults = url.faults;
         faults.extend(range_faults(&settings));
         faults.extend(contradictions(&settings));
         faults.extend(breaker.faults());
+        faults.extend(dns.faults());
         match url.target {
-            Some(target) if faults.is_empty() => Ok(Config::checked(target, settings, breaker)),
+            Some(target) if faults.is_empty() => {
+                Ok(Config::checked(target, settings, breaker, dns))
+            }
             _ => Err(ConfigError::new(faults)),
         }
     }

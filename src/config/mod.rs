@@ -24,6 +24,8 @@ use raw::{Environment, Settings};
 use target::Target;
 use url::Parsed;
 
+use crate::net::dns::DnsPolicy;
+
 /// A valid configuration.
 ///
 /// ```
@@ -45,6 +47,7 @@ pub struct Config {
     name: Arc<str>,
     settings: Settings,
     breaker: BreakerPolicy,
+    dns: DnsPolicy,
 }
 
 impl Config {
@@ -108,16 +111,18 @@ impl Config {
             },
             given: self.settings,
             breaker: self.breaker,
+            dns: self.dns,
         }
     }
 
-    fn checked(target: Target, settings: Settings, breaker: BreakerPolicy) -> Self {
+    fn checked(target: Target, settings: Settings, breaker: BreakerPolicy, dns: DnsPolicy) -> Self {
         Self {
             endpoint: target.server.endpoint(),
             name: settings.name.as_deref().unwrap_or(defaults::NAME).into(),
             target,
             settings,
             breaker,
+            dns,
         }
     }
 }
@@ -185,6 +190,10 @@ impl Config {
 
     pub(crate) fn breaker(&self) -> &BreakerPolicy {
         &self.breaker
+    }
+
+    pub(crate) fn dns(&self) -> &DnsPolicy {
+        &self.dns
     }
 }
 
