@@ -19,6 +19,7 @@ use redis::{
 
 use crate::{
     Error,
+    deadline::Deadline,
     request::commands::{Command, Effect},
 };
 
@@ -31,7 +32,7 @@ pub use extensions::Extensions;
 ///
 /// let request = Request::from(redis::cmd("GET").arg("greeting"));
 /// assert_eq!(request.command(), "GET");
-/// assert_eq!(format!("{request:?}"), "Request { command: \"GET\", bytes: 28, timeout: None }");
+/// assert_eq!(format!("{request:?}"), "Request { command: \"GET\", bytes: 27, timeout: None }");
 /// ```
 #[derive(Clone)]
 pub struct Request {
@@ -42,6 +43,7 @@ pub struct Request {
     effect: Effect,
     refusal: Option<&'static str>,
     timeout: Option<Duration>,
+    deadline: Option<Deadline>,
     extensions: Extensions,
 }
 
@@ -103,6 +105,16 @@ impl Request {
         &mut self.extensions
     }
 
+    /// The deadline that the timeout layer gave it.
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    pub(crate) fn with_deadline(mut self, deadline: Deadline) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
     pub(crate) fn packed(&self) -> &Bytes {
         &self.packed
     }
@@ -139,6 +151,7 @@ impl Request {
             effect: verdict.effect,
             refusal: verdict.refusal,
             timeout: None,
+            deadline: None,
             extensions: Extensions::default(),
         }
     }
@@ -159,6 +172,7 @@ impl From<&Cmd> for Request {
             effect: verdict.effect,
             refusal: verdict.refusal,
             timeout: None,
+            deadline: None,
             extensions: Extensions::default(),
         }
     }

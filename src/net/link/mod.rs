@@ -1,2 +1,197 @@
-//! The link.
+//! The link: one connection that we drive ourselves, because only its driver knows what was sent and what is owed.
+//!
+//! Owns [`Link`], the handle to a driver's task. Promises: a submitted request gets exactly one outcome; the last handle to go takes
+//! the task and the socket with it. Leaves *which* link to use, and what to do when one ends, to `channel`.
+//! Fails only through outcomes. Rooms: [`dial`] opens, [`handshake`] introduces, [`driver`] drives; [`silence`] is the pure clock.
+
 pub(crate) mod codec;
+pub(crate) mod dial;
+pub(crate) mod driver;
+pub(crate) mod handshake;
+pub(crate) mod job;
+pub(crate) mod mailbox;
+pub(crate) mod outbox;
+pub(crate) mod owed;
+pub(crate) mod silence;
+pub(crate) mod socket;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch, time::Instant};
+
+use self::{
+    driver::{Driver, Start},
+    handshake::Greeting,
+    job::{Job, Ticket},
+    mailbox::{Mailbox, Rejected, Retire},
+    socket::Socket,
+};
+use crate::{
+    Error, ErrorKind, Phase, Request,
+    net::address::Address,
+    task::{Owned, spawn_owned},
+};
+
+/// How a link is doing.
+#[derive(Clone, Debug)]
+pub(crate) enum LinkState {
+    /// It answers, or owes nothing.
+    Healthy,
+    /// It owes a reply and has been quiet for `stall_after`.
+    Suspect { since: Instant },
+    /// The same, for `unresponsive_after`.
+    Unresponsive { since: Instant },
+    /// It is gone.
+    Dead { error: Error, by_peer: bool },
+}
+
+/// The clocks and bounds that all links to one endpoint share.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    pub(crate) endpoint: Arc<str>,
+    /// Replies a link may be owed at once, tombstones included.
+    pub(crate) max_owed: usize,
+    pub(crate) unresponsive_after: Duration,
+    pub(crate) detect_within: Duration,
+    stall_after_micros: AtomicU64,
+}
+
+impl Pace {
+    pub(crate) fn new(
+        endpoint: Arc<str>,
+        max_owed: usize,
+        stall_after: Duration,
+        detect_within: Duration,
+    ) -> Self {
+        Self {
+            endpoint,
+            max_owed,
+            unresponsive_after: detect_within * 9 / 20,
+            detect_within,
+            stall_after_micros: AtomicU64::new(micros(stall_after)),
+        }
+    }
+
+    /// Silence tolerated before a link is suspect. It grows where probes showed that the endpoint was only slow.
+    pub(crate) fn stall_after(&self) -> Duration {
+        Duration::from_micros(self.stall_after_micros.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_stall_after(&self, stall_after: Duration) {
+        self.stall_after_micros
+            .store(micros(stall_after), Ordering::Relaxed);
+    }
+
+    fn limits(&self) -> silence::Limits {
+        silence::Limits {
+            stall_after: self.stall_after(),
+            unresponsive_after: self.unresponsive_after,
+            detect_within: self.detect_within,
+        }
+    }
+
+    fn lost(&self, detail: &'static str) -> Error {
+        Error::new(ErrorKind::ConnectionLost, Phase::Reply, detail).at(&self.endpoint)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A number that no other link of this process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LinkId(u64);
+
+/// A handle to a connection: cheap to clone, and the last one to go ends it.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Inner>);
+
+struct Inner {
+    id: LinkId,
+    address: Address,
+    greeting: Greeting,
+    mailbox: Arc<Mailbox>,
+    state: watch::Receiver<LinkState>,
+    _task: Owned,
+}
+
+impl Link {
+    /// Starts driving a socket whose handshake is done.
+    pub(crate) fn spawn<S: Socket>(
+        start: Start<S>,
+        greeting: Greeting,
+        address: Address,
+        pace: &Arc<Pace>,
+        runtime: &Handle,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mailbox = Arc::new(Mailbox::new(pace.max_owed));
+        let (sender, state) = watch::channel(LinkState::Healthy);
+        let driver = Driver::new(start, mailbox.clone(), pace.clone(), sender);
+        // Outside tokio's cooperative budget: a budget that runs out looks like an empty socket, and silence is judged after one.
+        let task = spawn_owned(runtime, tokio::task::coop::unconstrained(driver));
+        let id = LinkId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self(Arc::new(Inner {
+            id,
+            address,
+            greeting,
+            mailbox,
+            state,
+            _task: task,
+        }))
+    }
+
+    pub(crate) fn id(&self) -> LinkId {
+        self.0.id
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// What the server said of itself, and of this connection.
+    pub(crate) fn greeting(&self) -> &Greeting {
+        &self.0.greeting
+    }
+
+    /// Hands `request` to the driver. A rejected one comes back.
+    pub(crate) fn submit(&self, request: Request) -> Result<Ticket, (Rejected, Option<Request>)> {
+        let job = Job::new(request);
+        let ticket = Ticket::new(job.clone());
+        match self.0.mailbox.push(job) {
+            Ok(()) => Ok(ticket),
+            Err(rejected) => Err((rejected, ticket.recall().1)),
+        }
+    }
+
+    /// How it is doing, and word of each change.
+    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
+        self.0.state.clone()
+    }
+
+    /// Whether it is quiet while it owes replies, or gone.
+    pub(crate) fn is_silent(&self) -> bool {
+        !matches!(*self.0.state.borrow(), LinkState::Healthy)
+    }
+
+    pub(crate) fn retire(&self, order: Retire) {
+        self.0.mailbox.retire(order);
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("id", &self.0.id)
+            .field("address", &self.0.address)
+            .finish_non_exhaustive()
+    }
+}

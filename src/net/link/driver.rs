@@ -1,0 +1,397 @@
+//! Drives one socket: takes jobs from the mailbox, writes them in batches, matches replies in order, and notices silence.
+//!
+//! Owns the socket of one link, in one task. Promises: reads and writes advance together, so that neither can starve the other;
+//! silence is judged only after a read found nothing; whatever ends it, every job that it held gets its outcome, with the truth
+//! about whether a byte of it was sent. Leaves retries, probes and swaps to `channel`.
+//! Fails by ending: [`LinkState::Dead`] says why. Where to look next: [`owed`](super::owed), [`outbox`](super::outbox), [`silence`](super::silence).
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use redis::Value;
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    LinkState, Pace,
+    codec::{Decoder, Frame},
+    job::{Job, Sent},
+    mailbox::{Mailbox, Retire},
+    outbox::Outbox,
+    owed::Owed,
+    silence::{Level, Silence},
+    socket::Socket,
+};
+use crate::{Error, ErrorKind, Phase};
+
+/// An idle link asks for a sign of life this often.
+const IDLE_PING: Duration = Duration::from_secs(2);
+/// A retiring link looks this often whether anybody still waits.
+const RETIRING_LOOK: Duration = Duration::from_millis(25);
+/// No more jobs are begun while this many bytes wait for the kernel: what is not begun can still be taken back.
+const HIGH_WATER: u64 = 64 * 1024;
+const READ_CHUNK: usize = 64 * 1024;
+/// Work per poll before other tasks of the runtime get their turn.
+const READS_PER_TURN: usize = 16;
+const FRAMES_PER_TURN: usize = 4096;
+const ROUNDS_PER_TURN: usize = 16;
+const PING: Bytes = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
+
+/// What a driver starts from: a socket whose handshake is done.
+pub(crate) struct Start<S> {
+    pub(crate) socket: S,
+    pub(crate) decoder: Decoder,
+    /// Bytes read beyond the handshake.
+    pub(crate) inbox: BytesMut,
+    /// Replies still to come for commands that the handshake sent.
+    pub(crate) owed: usize,
+}
+
+pub(crate) struct Driver<S: Socket> {
+    socket: S,
+    decoder: Decoder,
+    inbox: BytesMut,
+    outbox: Outbox,
+    owed: Owed,
+    batch: VecDeque<Arc<Job>>,
+    mailbox: Arc<Mailbox>,
+    silence: Silence,
+    pace: Arc<Pace>,
+    state: watch::Sender<LinkState>,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
+    last_heard: Instant,
+    write_blocked: bool,
+    retiring: bool,
+    over: bool,
+}
+
+/// Why a driver ends.
+enum Exit {
+    /// The peer or the kernel ended the connection.
+    Lost(io::Error),
+    /// The peer broke the protocol.
+    Protocol(Error),
+    /// No sign of life for `detect_within`.
+    Silent,
+    /// Retired, and nothing is left to do.
+    Retired,
+    /// Retired by force.
+    Aborted(Error),
+}
+
+/// Whether a read found the socket empty.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Drained,
+    MoreToCome,
+}
+
+impl<S: Socket> Driver<S> {
+    pub(crate) fn new(
+        start: Start<S>,
+        mailbox: Arc<Mailbox>,
+        pace: Arc<Pace>,
+        state: watch::Sender<LinkState>,
+    ) -> Self {
+        let now = Instant::now();
+        let mut owed = Owed::default();
+        let mut silence = Silence::new();
+        if start.owed > 0 {
+            owed.push_internal(0, start.owed);
+            silence.owe(now);
+        }
+        let timer_at = now + IDLE_PING;
+        Self {
+            socket: start.socket,
+            decoder: start.decoder,
+            inbox: start.inbox,
+            outbox: Outbox::default(),
+            owed,
+            batch: VecDeque::new(),
+            mailbox,
+            silence,
+            pace,
+            state,
+            timer: Box::pin(sleep_until(timer_at)),
+            timer_at,
+            last_heard: now,
+            write_blocked: false,
+            retiring: false,
+            over: false,
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Exit> {
+        let now = Instant::now();
+        let read = self.read(cx, now)?;
+        let mut more = read == Read::MoreToCome;
+        for round in 0..ROUNDS_PER_TURN {
+            let left = self.fill(cx, now)?;
+            self.write(cx, now)?;
+            if !left || self.write_blocked {
+                break;
+            }
+            more |= round + 1 == ROUNDS_PER_TURN;
+        }
+        self.judge(cx, now, read)?;
+        if self.retiring && self.is_done() {
+            return Err(Exit::Retired);
+        }
+        if more {
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Read, Exit> {
+        let mut frames = 0;
+        self.decode(&mut frames)?;
+        for _ in 0..READS_PER_TURN {
+            if frames >= FRAMES_PER_TURN {
+                return Ok(Read::MoreToCome);
+            }
+            self.inbox.reserve(READ_CHUNK);
+            match poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.inbox) {
+                Poll::Pending => return Ok(Read::Drained),
+                Poll::Ready(Ok(0)) => return Err(Exit::Lost(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(Err(error)) => return Err(Exit::Lost(error)),
+                Poll::Ready(Ok(_)) => {
+                    self.decode(&mut frames)?;
+                    self.last_heard = now;
+                    self.progress(now);
+                }
+            }
+        }
+        Ok(Read::MoreToCome)
+    }
+
+    fn decode(&mut self, frames: &mut usize) -> Result<(), Exit> {
+        while *frames < FRAMES_PER_TURN && !self.inbox.is_empty() {
+            let frame = self.decoder.decode(&mut self.inbox).map_err(|malformed| {
+                Exit::Protocol(
+                    Error::new(
+                        ErrorKind::Protocol,
+                        Phase::Reply,
+                        "peer broke the redis protocol",
+                    )
+                    .because(malformed),
+                )
+            })?;
+            let Some(frame) = frame else { break };
+            *frames += 1;
+            let reply = match frame {
+                Frame::Push(_) => continue,
+                Frame::Reply(value) => Ok(value),
+                Frame::TooLarge { bytes } => Err(Error::new(
+                    ErrorKind::Protocol,
+                    Phase::Reply,
+                    format!("reply of {bytes} bytes is larger than this client takes"),
+                )),
+            };
+            if self.owed.answer(reply).is_err() {
+                return Err(Exit::Protocol(Error::new(
+                    ErrorKind::Protocol,
+                    Phase::Reply,
+                    "peer sent a reply that nobody asked for",
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, now: Instant) {
+        if self.silence.progress(now, !self.owed.is_empty()) {
+            self.state.send_replace(LinkState::Healthy);
+        }
+    }
+
+    /// Begins as many jobs as there is room for. Says whether more wait.
+    fn fill(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Exit> {
+        let room = if self.batch.is_empty() {
+            self.pace.max_owed.saturating_sub(self.owed.len())
+        } else {
+            0
+        };
+        let taken = self.mailbox.take(&mut self.batch, room, cx.waker());
+        if let Some(order) = taken.order {
+            self.obey(order)?;
+        }
+        while self.outbox.waiting() < HIGH_WATER {
+            let Some(job) = self.batch.pop_front() else {
+                break;
+            };
+            let start = self.outbox.accepted();
+            if job.begin(now, |bytes| self.outbox.push(bytes)) {
+                self.silence.owe(now);
+                if job.is_silent() {
+                    job.reply(crate::request::Values::One(Value::Nil));
+                }
+                self.owed.push(job, start);
+            }
+        }
+        Ok(!self.batch.is_empty() || (taken.left > 0 && self.owed.len() < self.pace.max_owed))
+    }
+
+    fn obey(&mut self, order: Retire) -> Result<(), Exit> {
+        self.retiring = true;
+        let error = match &order {
+            Retire::Abort(error) => return Err(Exit::Aborted(error.clone())),
+            Retire::Drain | Retire::Bench => self.pace.lost("connection is being replaced"),
+        };
+        if let Some(from) = self.owed.release_unsent(self.outbox.written(), &error) {
+            self.outbox.withdraw(from);
+        }
+        self.end_unbegun(&error);
+        if matches!(order, Retire::Bench) {
+            self.owed.release_reads(&error);
+        }
+        Ok(())
+    }
+
+    fn end_unbegun(&mut self, error: &Error) {
+        for job in self.batch.drain(..).chain(self.mailbox.close()) {
+            job.end(Sent::Never, error);
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Exit> {
+        if self.outbox.waiting() == 0 {
+            return Ok(());
+        }
+        let before = self.outbox.written();
+        let blocked = match self.outbox.poll_write(&mut self.socket, cx) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(())) => false,
+            Poll::Ready(Err(error)) => return Err(Exit::Lost(error)),
+        };
+        // A kernel that takes bytes proves nothing; one that takes bytes again after it was full shows that the peer reads.
+        if self.write_blocked && self.outbox.written() > before {
+            self.progress(now);
+        }
+        self.write_blocked = blocked;
+        Ok(())
+    }
+
+    /// Looks at the clocks, and sees to it that the timer fires when the next look is due.
+    fn judge(&mut self, cx: &mut Context<'_>, now: Instant, read: Read) -> Result<(), Exit> {
+        if read == Read::Drained {
+            let limits = self.pace.limits();
+            while let Some(level) = self.silence.look(now, &limits) {
+                self.say(level)?;
+            }
+            if self.owed.is_empty() && !self.retiring && now >= self.last_heard + IDLE_PING {
+                self.owed.push_internal(self.outbox.accepted(), 1);
+                self.outbox.push(&PING);
+                self.silence.owe(now);
+                self.write(cx, now)?;
+            }
+        }
+        let due = self.due(now);
+        if due < self.timer_at || now >= self.timer_at {
+            self.timer_at = due;
+            self.timer.as_mut().reset(due);
+            if self.timer.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Ok(())
+    }
+
+    fn due(&self, now: Instant) -> Instant {
+        let due = self
+            .silence
+            .due(&self.pace.limits())
+            .unwrap_or(self.last_heard + IDLE_PING)
+            .max(now + Duration::from_millis(1));
+        if self.retiring {
+            due.min(now + RETIRING_LOOK)
+        } else {
+            due
+        }
+    }
+
+    fn say(&mut self, level: Level) -> Result<(), Exit> {
+        let Some(since) = self.silence.since() else {
+            return Ok(());
+        };
+        match level {
+            Level::Fine => {}
+            Level::Suspect => {
+                self.state.send_replace(LinkState::Suspect { since });
+            }
+            Level::Unresponsive => {
+                self.state.send_replace(LinkState::Unresponsive { since });
+            }
+            Level::Dead => return Err(Exit::Silent),
+        }
+        Ok(())
+    }
+
+    /// A retiring link is done when all is answered, or nobody waits for what is not.
+    fn is_done(&self) -> bool {
+        self.owed.is_empty() || !self.owed.is_awaited()
+    }
+
+    fn finish(&mut self, exit: Exit) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let (error, by_peer) = match exit {
+            Exit::Lost(error) => (self.pace.lost(lost(&error)).because(error), true),
+            Exit::Protocol(error) => (error.at(&self.pace.endpoint), true),
+            Exit::Silent => (self.pace.lost("server silent"), false),
+            Exit::Retired => (self.pace.lost("connection is being replaced"), false),
+            Exit::Aborted(error) => (error, false),
+        };
+        if !by_peer {
+            self.socket.abort();
+        }
+        self.end_unbegun(&error);
+        self.owed.end_all(self.outbox.written(), &error);
+        self.state.send_replace(LinkState::Dead { error, by_peer });
+    }
+}
+
+fn lost(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "server closed the connection",
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "connection was reset",
+        io::ErrorKind::TimedOut => "server stopped acknowledging",
+        _ => "connection failed",
+    }
+}
+
+impl<S: Socket> Future for Driver<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = self.get_mut();
+        match driver.turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(exit) => {
+                driver.finish(exit);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl<S: Socket> Drop for Driver<S> {
+    /// A driver that is dropped in mid-flight (its runtime ends, its last handle goes) leaves nobody waiting.
+    fn drop(&mut self) {
+        let error = self.pace.lost("connection was dropped");
+        self.finish(Exit::Aborted(error));
+    }
+}

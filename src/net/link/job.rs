@@ -1,0 +1,302 @@
+//! One call on its way over one link: the place where the caller and the driver meet.
+//!
+//! Owns [`Job`], the *sent* word and the reply slot, and [`Ticket`], the caller's end. Promises: exactly one of *written* and
+//! *cancelled* ever happens to a job; a job that was cancelled first never reaches the wire, one that was begun keeps its place
+//! among the owed replies even when nobody waits any more; its outcome is delivered at most once.
+//! Leaves the order of replies to [`driver`](super::driver) and what follows an [`End`] to `channel`. Cannot fail.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    Error, Request,
+    request::{Expected, Shape, Values, commands::Effect},
+};
+
+/// What became of a job.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The server answered.
+    Replied(Values),
+    /// The link will not answer.
+    Ended(End),
+}
+
+/// How a link let go of a job.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) sent: Sent,
+    pub(crate) error: Error,
+}
+
+/// Whether a byte of the job was handed to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Never,
+    Maybe,
+}
+
+/// The *sent* word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the mailbox; either side may still take it.
+    Queued,
+    /// The driver took it: it will be finished on the wire, or the link closed.
+    Begun,
+    /// The caller took it back, or its outcome has been delivered.
+    Closed,
+}
+
+struct Slot {
+    state: State,
+    /// Held for a replay; the bytes are gone as soon as nobody waits.
+    request: Option<Request>,
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+}
+
+/// A request in a link's hands. The driver holds one reference, the caller's [`Ticket`] the other.
+pub(crate) struct Job {
+    expected: Expected,
+    effect: Effect,
+    single: bool,
+    silent: bool,
+    expires: Option<Instant>,
+    slot: Mutex<Slot>,
+}
+
+impl Job {
+    pub(crate) fn new(request: Request) -> Arc<Self> {
+        Arc::new(Self {
+            expected: request.expected(),
+            effect: request.effect(),
+            single: matches!(request.shape(), Shape::Single | Shape::NoResponse),
+            silent: matches!(request.shape(), Shape::NoResponse),
+            expires: request.deadline().map(|deadline| deadline.at()),
+            slot: Mutex::new(Slot {
+                state: State::Queued,
+                request: Some(request),
+                outcome: None,
+                waker: None,
+            }),
+        })
+    }
+
+    pub(crate) fn expected(&self) -> Expected {
+        self.expected
+    }
+
+    pub(crate) fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    /// Whether its answer is one bare value.
+    pub(crate) fn is_single(&self) -> bool {
+        self.single
+    }
+
+    /// Whether its sender does not wait for the reply.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        // Nothing under this lock panics; a poisoned slot is as good as any.
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the job for the wire and shows its bytes to `write`, unless it was cancelled or has expired.
+    pub(crate) fn begin(&self, now: Instant, write: impl FnOnce(&Bytes)) -> bool {
+        let mut slot = self.slot();
+        if slot.state != State::Queued || self.expires.is_some_and(|expires| now >= expires) {
+            return false;
+        }
+        slot.state = State::Begun;
+        if let Some(request) = &slot.request {
+            write(request.packed());
+        }
+        true
+    }
+
+    /// Whether its deadline has passed.
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| now >= expires)
+    }
+
+    /// Whether the caller took it back before it was begun.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.slot().state == State::Closed
+    }
+
+    /// Whether somebody still waits for its outcome.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let slot = self.slot();
+        slot.state != State::Closed && slot.outcome.is_none()
+    }
+
+    pub(crate) fn reply(&self, values: Values) {
+        self.deliver(Outcome::Replied(values));
+    }
+
+    pub(crate) fn end(&self, sent: Sent, error: &Error) {
+        self.deliver(Outcome::Ended(End {
+            sent,
+            error: error.clone(),
+        }));
+    }
+
+    fn deliver(&self, outcome: Outcome) {
+        let waker = {
+            let mut slot = self.slot();
+            if slot.state == State::Closed || slot.outcome.is_some() {
+                return;
+            }
+            slot.outcome = Some(outcome);
+            slot.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The caller's end of a [`Job`]: a future of its [`Outcome`].
+///
+/// Dropping it takes the job back if it has not been begun; otherwise its place among the owed replies stays, as a tombstone.
+pub(crate) struct Ticket(Arc<Job>);
+
+impl Ticket {
+    pub(crate) fn new(job: Arc<Job>) -> Self {
+        Self(job)
+    }
+
+    /// Takes the job back, with its request for another try. Tells whether a byte of it may have been sent.
+    pub(crate) fn recall(&self) -> (Sent, Option<Request>) {
+        let mut slot = self.0.slot();
+        let sent = if slot.state == State::Begun {
+            Sent::Maybe
+        } else {
+            Sent::Never
+        };
+        slot.state = State::Closed;
+        slot.waker = None;
+        (sent, slot.request.take())
+    }
+
+    /// Whether the driver has begun to write it.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.0.slot().state == State::Begun
+    }
+}
+
+impl Future for Ticket {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut slot = self.0.slot();
+        if let Some(outcome) = slot.outcome.take() {
+            // Closed only for a reply: after an end the request is recalled for another try.
+            if matches!(outcome, Outcome::Replied(_)) {
+                slot.state = State::Closed;
+                slot.request = None;
+            }
+            return Poll::Ready(outcome);
+        }
+        match &mut slot.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waker => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // The request's bytes are dropped after the lock.
+        let _request = self.recall();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, Phase};
+    use redis::Value;
+
+    fn job() -> (Arc<Job>, Ticket) {
+        let job = Job::new(Request::from(redis::cmd("GET").arg("k")));
+        (job.clone(), Ticket::new(job))
+    }
+
+    fn poll(ticket: &mut Ticket) -> Poll<Outcome> {
+        Pin::new(ticket).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn a_job_recalled_while_queued_is_never_begun() {
+        let (job, ticket) = job();
+        assert_eq!(ticket.recall().0, Sent::Never);
+        assert!(!job.begin(Instant::now(), |_| ()));
+        assert!(job.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_begun_job_may_have_been_sent_and_swallows_its_late_reply() {
+        let (job, mut ticket) = job();
+        assert!(job.begin(Instant::now(), |_| ()));
+        assert!(!job.begin(Instant::now(), |_| ()), "begun once");
+        assert_eq!(ticket.recall().0, Sent::Maybe);
+        job.reply(Values::One(Value::Okay));
+        assert!(poll(&mut ticket).is_pending(), "nobody gets the late reply");
+        assert!(!job.is_awaited());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_expired_in_the_queue_is_not_begun() {
+        let now = Instant::now();
+        let deadline =
+            crate::deadline::Deadline::starting(now, std::time::Duration::from_millis(5));
+        let job = Job::new(Request::from(redis::cmd("GET").arg("k")).with_deadline(deadline));
+        assert!(!job.begin(now + std::time::Duration::from_millis(5), |_| ()));
+        assert!(job.begin(now, |_| ()));
+    }
+
+    #[tokio::test]
+    async fn an_ended_job_gives_its_request_back_for_another_try() {
+        let (job, mut ticket) = job();
+        job.end(
+            Sent::Never,
+            &Error::new(ErrorKind::ConnectionLost, Phase::Queue, "gone"),
+        );
+        assert!(matches!(
+            poll(&mut ticket),
+            Poll::Ready(Outcome::Ended(End {
+                sent: Sent::Never,
+                ..
+            }))
+        ));
+        assert!(ticket.recall().1.is_some());
+    }
+
+    #[tokio::test]
+    async fn only_the_first_outcome_counts() {
+        let (job, mut ticket) = job();
+        job.begin(Instant::now(), |_| ());
+        job.reply(Values::One(Value::Int(1)));
+        job.end(
+            Sent::Maybe,
+            &Error::new(ErrorKind::ConnectionLost, Phase::Reply, "gone"),
+        );
+        assert!(matches!(
+            poll(&mut ticket),
+            Poll::Ready(Outcome::Replied(Values::One(Value::Int(1))))
+        ));
+    }
+}

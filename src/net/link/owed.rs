@@ -1,0 +1,255 @@
+//! Who is owed a reply, in the order in which Redis will give them.
+//!
+//! Owns the queue of begun jobs and of internal commands. Promises: the n-th reply goes to the n-th request, whether or not anybody
+//! still waits for it (a *tombstone* swallows it); a request of several replies gets all of them or none.
+//! Leaves bytes to [`outbox`](super::outbox) and [`codec`](super::codec). Fails on a reply that nobody is owed.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use redis::Value;
+
+use super::job::{Job, Sent};
+use crate::{Error, request::Values, request::commands::Effect};
+
+#[derive(Default)]
+pub(crate) struct Owed {
+    entries: VecDeque<Entry>,
+}
+
+struct Entry {
+    /// `None`: an internal command, whose answer only shows that the peer speaks.
+    job: Option<Arc<Job>>,
+    /// Where its bytes begin in the stream that the kernel is given.
+    start: u64,
+    skip: usize,
+    want: usize,
+    got: Vec<Value>,
+    /// One of its replies was too large to keep.
+    too_large: Option<Error>,
+}
+
+/// A reply came that nobody is owed.
+#[derive(Debug)]
+pub(crate) struct Unsolicited;
+
+impl Owed {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Notes that `job`, whose bytes begin at `start`, is owed its replies.
+    pub(crate) fn push(&mut self, job: Arc<Job>, start: u64) {
+        let expected = job.expected();
+        self.entries.push_back(Entry {
+            job: Some(job),
+            start,
+            skip: expected.skip,
+            want: expected.count,
+            got: Vec::new(),
+            too_large: None,
+        });
+    }
+
+    /// Notes an internal command of `replies` replies.
+    pub(crate) fn push_internal(&mut self, start: u64, replies: usize) {
+        self.entries.push_back(Entry {
+            job: None,
+            start,
+            skip: replies,
+            want: 0,
+            got: Vec::new(),
+            too_large: None,
+        });
+    }
+
+    /// Gives `value` to the oldest request that is owed one.
+    pub(crate) fn answer(&mut self, value: Result<Value, Error>) -> Result<(), Unsolicited> {
+        let entry = self.entries.front_mut().ok_or(Unsolicited)?;
+        match value {
+            Err(error) => {
+                entry.too_large = Some(error);
+                if entry.skip > 0 {
+                    entry.skip -= 1
+                } else {
+                    entry.want = entry.want.saturating_sub(1)
+                }
+            }
+            Ok(_) if entry.skip > 0 => entry.skip -= 1,
+            Ok(value) if entry.want == 1 && entry.got.is_empty() && entry.too_large.is_none() => {
+                return self.complete(Some(value));
+            }
+            Ok(value) => {
+                entry.got.push(value);
+                entry.want = entry.want.saturating_sub(1);
+            }
+        }
+        if entry.skip == 0 && entry.want == 0 {
+            self.complete(None)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn complete(&mut self, single: Option<Value>) -> Result<(), Unsolicited> {
+        let entry = self.entries.pop_front().ok_or(Unsolicited)?;
+        let Some(job) = entry.job else { return Ok(()) };
+        if let Some(error) = entry.too_large {
+            job.end(Sent::Maybe, &error);
+            return Ok(());
+        }
+        job.reply(match single {
+            Some(value) if job.is_single() => Values::One(value),
+            Some(value) => Values::Many(vec![value]),
+            None => Values::Many(entry.got),
+        });
+        Ok(())
+    }
+
+    /// Lets go of every request of which no byte was written, newest first, and gives where the oldest of them began.
+    pub(crate) fn release_unsent(&mut self, written: u64, error: &Error) -> Option<u64> {
+        let mut from = None;
+        while let Some(entry) = self.entries.pop_back_if(|entry| entry.start >= written) {
+            from = Some(entry.start);
+            if let Some(job) = entry.job {
+                job.end(Sent::Never, error);
+            }
+        }
+        from
+    }
+
+    /// Tells every waiting request without effect that it may be sent elsewhere; its place stays, as a tombstone.
+    pub(crate) fn release_reads(&self, error: &Error) {
+        for job in self.entries.iter().filter_map(|entry| entry.job.as_ref()) {
+            if job.effect() == Effect::None {
+                job.end(Sent::Maybe, error);
+            }
+        }
+    }
+
+    /// Tells everybody that no reply will come.
+    pub(crate) fn end_all(&mut self, written: u64, error: &Error) {
+        self.release_unsent(written, error);
+        for job in self.entries.drain(..).filter_map(|entry| entry.job) {
+            job.end(Sent::Maybe, error);
+        }
+    }
+
+    /// Whether a caller still waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.entries
+            .iter()
+            .filter_map(|entry| entry.job.as_ref())
+            .any(|job| job.is_awaited())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ErrorKind, Phase, Request,
+        net::link::job::{Outcome, Ticket},
+    };
+    use std::{future::Future, pin::Pin, task::Context, task::Poll, task::Waker};
+    use tokio::time::Instant;
+
+    fn begun(request: impl Into<Request>) -> (Arc<Job>, Ticket) {
+        let job = Job::new(request.into());
+        job.begin(Instant::now(), |_| ());
+        (job.clone(), Ticket::new(job))
+    }
+
+    fn outcome(ticket: &mut Ticket) -> Option<Outcome> {
+        match Pin::new(ticket).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        }
+    }
+
+    fn lost() -> Error {
+        Error::new(ErrorKind::ConnectionLost, Phase::Reply, "lost")
+    }
+
+    #[tokio::test]
+    async fn the_nth_reply_goes_to_the_nth_request_and_a_tombstone_swallows_its_own() {
+        let mut owed = Owed::default();
+        let ((first, ticket), (second, mut waiting)) =
+            (begun(redis::cmd("GET")), begun(redis::cmd("GET")));
+        owed.push(first, 0);
+        owed.push_internal(10, 1);
+        owed.push(second, 20);
+        drop(ticket);
+        for n in 0..3 {
+            assert!(owed.answer(Ok(Value::Int(n))).is_ok());
+        }
+        assert!(matches!(
+            outcome(&mut waiting),
+            Some(Outcome::Replied(Values::One(Value::Int(2))))
+        ));
+        assert!(
+            owed.answer(Ok(Value::Okay)).is_err(),
+            "nobody is owed this one"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_transaction_skips_to_its_exec() {
+        let mut owed = Owed::default();
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().cmd("GET").arg("a").cmd("GET").arg("b");
+        let (job, mut ticket) = begun(pipeline);
+        owed.push(job, 0);
+        for value in [
+            Value::Okay,
+            Value::SimpleString("QUEUED".into()),
+            Value::SimpleString("QUEUED".into()),
+            Value::Array(vec![]),
+        ] {
+            assert!(outcome(&mut ticket).is_none());
+            owed.answer(Ok(value)).expect("owed");
+        }
+        assert!(
+            matches!(outcome(&mut ticket), Some(Outcome::Replied(Values::Many(values))) if values == [Value::Array(vec![])])
+        );
+    }
+
+    #[tokio::test]
+    async fn what_was_not_written_is_let_go_as_unsent_and_only_that() {
+        let mut owed = Owed::default();
+        let ((a, mut written), (b, mut unsent)) =
+            (begun(redis::cmd("INCR")), begun(redis::cmd("INCR")));
+        owed.push(a, 0);
+        owed.push(b, 20);
+        assert_eq!(owed.release_unsent(5, &lost()), Some(20));
+        assert!(
+            matches!(outcome(&mut unsent), Some(Outcome::Ended(end)) if end.sent == Sent::Never)
+        );
+        owed.end_all(5, &lost());
+        assert!(
+            matches!(outcome(&mut written), Some(Outcome::Ended(end)) if end.sent == Sent::Maybe)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reply_too_large_fails_its_own_caller_only() {
+        let mut owed = Owed::default();
+        let ((a, mut big), (b, mut small)) = (begun(redis::cmd("GET")), begun(redis::cmd("GET")));
+        owed.push(a, 0);
+        owed.push(b, 10);
+        owed.answer(Err(Error::new(
+            ErrorKind::Protocol,
+            Phase::Reply,
+            "too large",
+        )))
+        .expect("owed");
+        owed.answer(Ok(Value::Okay)).expect("owed");
+        assert!(
+            matches!(outcome(&mut big), Some(Outcome::Ended(end)) if end.error.kind() == ErrorKind::Protocol)
+        );
+        assert!(matches!(outcome(&mut small), Some(Outcome::Replied(_))));
+    }
+}
