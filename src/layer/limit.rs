@@ -1,0 +1,170 @@
+//! Holds a client to so many calls and so many bytes at once; one more is refused, never queued.
+//!
+//! Owns the in-flight cap and the byte budget of one client. Promises: a clone reserves nothing (a reserving `poll_ready` strands permits
+//! in idle clones); a permit is taken in `call`, held until the outcome, and given back however the call ends; a refusal costs a
+//! few atomic operations and no allocation; a command larger than the whole budget is admitted when it is alone.
+//! Leaves time to [`timeout`](super::timeout). Fails with `Overloaded`, phase `queue`.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::timeout::Expire;
+use crate::{Config, Error, ErrorKind, Phase, Reply, Request, telemetry::metrics::Metrics};
+
+/// Refuses what would exceed the client's caps.
+#[derive(Clone)]
+pub(crate) struct Limit<S> {
+    inner: S,
+    budget: Arc<Budget>,
+}
+
+struct Budget {
+    max_calls: usize,
+    max_bytes: usize,
+    calls: AtomicUsize,
+    bytes: AtomicUsize,
+    too_many: Error,
+    too_large: Error,
+    metrics: Metrics,
+}
+
+/// A call's share of the caps, for as long as it lives.
+struct Permit {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl<S> Limit<S> {
+    pub(crate) fn new(inner: S, config: &Config, metrics: Metrics) -> Self {
+        let refusal = |detail: &'static str| {
+            Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(config.endpoint())
+        };
+        let budget = Budget {
+            max_calls: config.max_in_flight(),
+            max_bytes: config.max_buffered_bytes(),
+            calls: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            too_many: refusal("as many calls as max_in_flight allows are in flight"),
+            too_large: refusal("as many bytes as max_buffered_bytes allows are held"),
+            metrics,
+        };
+        Self {
+            inner,
+            budget: Arc::new(budget),
+        }
+    }
+
+    /// Calls in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.budget.calls.load(Ordering::Relaxed)
+    }
+}
+
+impl<S> std::fmt::Debug for Limit<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limit")
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Budget {
+    fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, Error> {
+        if self.calls.fetch_add(1, Ordering::Relaxed) >= self.max_calls {
+            self.calls.fetch_sub(1, Ordering::Relaxed);
+            return Err(self.too_many.clone());
+        }
+        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if held > 0 && held.saturating_add(bytes) > self.max_bytes {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.calls.fetch_sub(1, Ordering::Relaxed);
+            return Err(self.too_large.clone());
+        }
+        self.metrics.in_flight(1);
+        Ok(Permit {
+            budget: self.clone(),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.calls.fetch_sub(1, Ordering::Relaxed);
+        self.budget.metrics.in_flight(-1);
+    }
+}
+
+impl<S> Service<Request> for Limit<S>
+where
+    S: Service<Request, Response = Reply, Error = Error>,
+{
+    type Response = Reply;
+    type Error = Error;
+    type Future = LimitFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match self.budget.admit(request.packed().len()) {
+            Ok(permit) => LimitFuture::Admitted {
+                inner: self.inner.call(request),
+                _permit: permit,
+            },
+            Err(refusal) => LimitFuture::Refused { refusal },
+        }
+    }
+}
+
+pin_project! {
+    /// An admitted call with its permit, or a refusal.
+    #[project = Projected]
+    pub(crate) enum LimitFuture<F> {
+        /// In flight.
+        Admitted {
+            #[pin]
+            inner: F,
+            _permit: Permit,
+        },
+        /// Refused at once.
+        Refused {
+            refusal: Error,
+        },
+    }
+}
+
+impl<F> Future for LimitFuture<F>
+where
+    F: Future<Output = Result<Reply, Error>>,
+{
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Admitted { inner, .. } => inner.poll(cx),
+            Projected::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
+        }
+    }
+}
+
+impl<F: Expire> Expire for LimitFuture<F> {
+    fn expire(self: Pin<&mut Self>) -> Error {
+        match self.project() {
+            Projected::Admitted { inner, .. } => inner.expire(),
+            Projected::Refused { refusal } => refusal.clone(),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The tower side: layers around a `Service<Request>`. A layer has never heard of a socket.
+//!
+//! Owns [`ResilienceLayer`], the whole stack, and the layers it is made of. Promises: each of them is always ready and admits in `call`;
+//! what a call reserves it gives back on success, error, panic and drop; an open circuit is an error from `call`, never from
+//! `poll_ready`. Leaves links to `channel`. The stack stands here and nowhere else, top to bottom:
+
+pub(crate) mod breaker;
+pub(crate) mod limit;
+pub(crate) mod telemetry;
+pub(crate) mod timeout;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use self::{limit::Limit, telemetry::Telemetry, timeout::Timeout};
+use crate::{
+    Config, Error, Reply, Request, channel::Channel, dns::Resolve, health::HealthCell,
+    telemetry::metrics::Metrics,
+};
+
+pub use crate::channel::connect::{Connect, LinkConnector};
+
+/// The stack around the links that a connector makes, top to bottom.
+#[rustfmt::skip]
+type Stack<C> =
+    Telemetry<      // outermost: sees every outcome, also the refused ones
+    Timeout<        // one deadline for waiting and every attempt; its expiry is an outcome that link and breaker hear of
+    Limit<          // refuses the call that would queue; its permit is held until the outcome
+    Channel<C>      // the breaker and the link in service
+    >>>;
+
+/// Wraps a *connector* and heals what it makes: names followed, silence found, links probed, swapped and fenced, the circuit opened
+/// and closed, every call bounded.
+///
+/// ```no_run
+/// use redis_holdfast::{Config, Request, layer::{LinkConnector, ResilienceLayer}, redis};
+/// use tower::{Service, ServiceBuilder};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::builder("redis://cache.internal:6379").build()?;
+/// let mut service = ServiceBuilder::new().layer(ResilienceLayer::new(config)).service(LinkConnector::new());
+/// let hits = service.call(Request::from(redis::cmd("INCR").arg("hits"))).await?.parse::<u64>()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct ResilienceLayer {
+    config: Arc<Config>,
+    resolver: Option<Arc<dyn Resolve>>,
+    health: Option<Arc<HealthCell>>,
+}
+
+impl ResilienceLayer {
+    /// The stack for the server of `config`.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config: Arc::new(config),
+            resolver: None,
+            health: None,
+        }
+    }
+
+    /// Looks names up with `resolver` instead of the system's name servers.
+    #[must_use]
+    pub fn resolver(self, resolver: impl Resolve) -> Self {
+        self.shared_resolver(Some(Arc::new(resolver)))
+    }
+
+    pub(crate) fn shared_resolver(mut self, resolver: Option<Arc<dyn Resolve>>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
+    pub(crate) fn health(mut self, health: Arc<HealthCell>) -> Self {
+        self.health = Some(health);
+        self
+    }
+
+    pub(crate) fn build<C: Connect>(&self, connector: C) -> ResilienceService<C> {
+        let config = &self.config;
+        let metrics = Metrics::named(config.name());
+        let health = self
+            .health
+            .clone()
+            .unwrap_or_else(|| Arc::new(HealthCell::starting(config)));
+        let channel = Channel::new(
+            config.clone(),
+            connector,
+            self.resolver.clone(),
+            metrics.clone(),
+            health,
+        );
+        let limit = Limit::new(channel.clone(), config, metrics.clone());
+        let timeout = Timeout::new(limit, config.call_timeout());
+        ResilienceService {
+            stack: Telemetry::new(timeout, metrics),
+            channel,
+        }
+    }
+}
+
+impl<C: Connect> Layer<C> for ResilienceLayer {
+    type Service = ResilienceService<C>;
+
+    fn layer(&self, connector: C) -> ResilienceService<C> {
+        self.build(connector)
+    }
+}
+
+/// The stack that a [`ResilienceLayer`] puts around a connector. Cheap to clone; clones share caps, links and circuit.
+///
+/// # Readiness
+/// Always ready. `poll_ready` reserves nothing, and an open circuit or a full limit is an error from `call`: `tower::load_shed` above it
+/// never sheds; read [`Error::is_overloaded`] and [`Error::is_circuit_open`] instead.
+///
+/// # Cancel safety
+/// A call that is dropped before its first byte was written never runs. Once begun it is finished on the wire, may run, and its reply is
+/// swallowed; the connection stays in step.
+pub struct ResilienceService<C: Connect> {
+    stack: Stack<C>,
+    channel: Channel<C>,
+}
+
+impl<C: Connect> ResilienceService<C> {
+    pub(crate) fn channel(&self) -> &Channel<C> {
+        &self.channel
+    }
+
+    pub(crate) fn set_call_timeout(&mut self, call_timeout: Duration) {
+        self.stack.inner_mut().set(call_timeout);
+    }
+}
+
+impl<C: Connect> Clone for ResilienceService<C> {
+    fn clone(&self) -> Self {
+        Self {
+            stack: self.stack.clone(),
+            channel: self.channel.clone(),
+        }
+    }
+}
+
+impl<C: Connect> fmt::Debug for ResilienceService<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResilienceService")
+            .field("stack", &self.stack)
+            .finish()
+    }
+}
+
+impl<C: Connect> Service<Request> for ResilienceService<C> {
+    type Response = Reply;
+    type Error = Error;
+    type Future = ResilienceFuture<C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.stack.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> ResilienceFuture<C> {
+        ResilienceFuture {
+            inner: self.stack.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// A call's future.
+    pub struct ResilienceFuture<C: Connect> {
+        #[pin]
+        inner: <Stack<C> as Service<Request>>::Future,
+    }
+}
+
+impl<C: Connect> Future for ResilienceFuture<C> {
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
+    }
+}
+
+impl fmt::Debug for ResilienceLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResilienceLayer")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
