@@ -1,10 +1,13 @@
 //! A tower stack and a connection of its own around `redis`: a dead, silent or moved Redis costs a caller a bounded time.
 
 mod backoff;
+mod channel;
+mod client;
 mod config;
 pub mod deadline;
 mod error;
 mod health;
+pub mod layer;
 mod net;
 mod request;
 mod task;
@@ -18,6 +21,7 @@ pub mod dns {
     };
 }
 
+pub use client::{Builder, Client, ClientService};
 pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError};
 pub use error::{Error, ErrorKind, Phase};
 pub use health::{Health, HealthState, HealthWatch};

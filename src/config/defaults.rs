@@ -11,7 +11,7 @@ pub(super) const PORT: u16 = 6379;
 /// What an API request can lend to one Redis call and still answer within a second.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Below a millisecond timers have no meaning; beyond an hour it is a mistake of units.
-pub(super) const CALL_TIMEOUT_LEGAL: RangeInclusive<Duration> =
+pub(crate) const CALL_TIMEOUT_LEGAL: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(3600);
 
 /// Two thousand calls per second at the default `call_timeout` with nothing answered: more callers than a healthy pod has.

@@ -1,0 +1,180 @@
+//! How a channel gets its connections: the one seam between the supervisor and the ways to reach a server.
+//!
+//! Owns [`Connect`], its working half [`Dial`], and [`Wire`], which a connection must offer to be supervised, and [`LinkConnector`], the default.
+//! Promises: a connection that comes out of here has answered a normal command. Leaves *when* and *where* to the supervisor.
+//! Fails by kind and phase: `connect`, `tls`, `handshake`.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch};
+
+use crate::{
+    Error, Request,
+    net::{
+        address::Address,
+        link::{
+            Link, LinkId, LinkState, Pace,
+            dial::dial,
+            handshake::{Greeting, Introduction, handshake},
+            job::{Outcome, Sent, Ticket},
+            mailbox::{Rejected, Retire},
+        },
+    },
+};
+
+/// A way to make connections for a [`ResilienceLayer`](crate::layer::ResilienceLayer). Sealed: [`LinkConnector`] is the one that ships.
+#[expect(
+    private_bounds,
+    reason = "sealed: what a connection must offer is the crate's own business"
+)]
+pub trait Connect: Dial {}
+
+/// What a [`Connect`] does.
+pub(crate) trait Dial: Clone + Send + Sync + 'static {
+    /// What it makes.
+    type Wire: Wire;
+    /// Dials, introduces us, and starts driving.
+    fn connect(
+        &self,
+        attempt: Attempt,
+    ) -> impl Future<Output = Result<Self::Wire, Error>> + Send + 'static;
+}
+
+/// A connection that can be supervised.
+pub(crate) trait Wire: Clone + Send + Sync + Unpin + 'static {
+    /// A call on its way.
+    type Ticket: Future<Output = Outcome> + Recall + Send + Unpin + 'static;
+    fn id(&self) -> LinkId;
+    fn address(&self) -> &Address;
+    fn greeting(&self) -> &Greeting;
+    fn submit(&self, request: Request) -> Result<Self::Ticket, (Rejected, Option<Request>)>;
+    fn watch(&self) -> watch::Receiver<LinkState>;
+    fn is_silent(&self) -> bool;
+    fn retire(&self, order: Retire);
+}
+
+/// A call that can be taken back.
+pub(crate) trait Recall {
+    fn recall(&self) -> (Sent, Option<Request>);
+}
+
+/// One try to reach one address.
+#[derive(Clone)]
+pub(crate) struct Attempt {
+    pub(crate) address: Address,
+    pub(crate) introduction: Arc<Introduction>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) handshake_limit: Duration,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) runtime: Handle,
+    pub(crate) stage: Arc<Stage>,
+}
+
+/// How far an attempt has come, for the prober to see.
+#[derive(Debug, Default)]
+pub(crate) struct Stage(AtomicU8);
+
+impl Stage {
+    pub(crate) fn established(&self) {
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether the peer's kernel has accepted the connection.
+    pub(crate) fn is_established(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Connects with a connection of our own, which knows for each call whether a byte of it was sent.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct LinkConnector;
+
+impl LinkConnector {
+    /// The default connector.
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Connect for LinkConnector {}
+
+impl Dial for LinkConnector {
+    type Wire = Link;
+
+    fn connect(
+        &self,
+        attempt: Attempt,
+    ) -> impl Future<Output = Result<Link, Error>> + Send + 'static {
+        async move {
+            let socket = dial(&attempt.address, attempt.connect_timeout).await?;
+            attempt.stage.established();
+            let greeted = tokio::time::timeout(
+                attempt.handshake_limit,
+                handshake(socket, &attempt.introduction),
+            )
+            .await;
+            let (start, greeting) = greeted.unwrap_or_else(|_| {
+                Err(Error::new(
+                    crate::ErrorKind::Timeout,
+                    crate::Phase::Handshake,
+                    "server silent",
+                )
+                .after(attempt.handshake_limit))
+            })?;
+            Ok(Link::spawn(
+                start,
+                greeting,
+                attempt.address,
+                &attempt.pace,
+                &attempt.runtime,
+            ))
+        }
+    }
+}
+
+impl Wire for Link {
+    type Ticket = Ticket;
+
+    fn id(&self) -> LinkId {
+        self.id()
+    }
+
+    fn address(&self) -> &Address {
+        self.address()
+    }
+
+    fn greeting(&self) -> &Greeting {
+        self.greeting()
+    }
+
+    fn submit(&self, request: Request) -> Result<Ticket, (Rejected, Option<Request>)> {
+        self.submit(request)
+    }
+
+    fn watch(&self) -> watch::Receiver<LinkState> {
+        self.watch()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.is_silent()
+    }
+
+    fn retire(&self, order: Retire) {
+        self.retire(order);
+    }
+}
+
+impl Recall for Ticket {
+    fn recall(&self) -> (Sent, Option<Request>) {
+        self.recall()
+    }
+}

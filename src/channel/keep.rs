@@ -1,0 +1,226 @@
+//! What a supervisor keeps: the link in service, the candidate for its place, the retired, and the recipes for new ones.
+//!
+//! Owns [`Held`], [`Candidate`] and [`Retired`], and how a configuration becomes a topology and dialling attempts.
+//! Promises: a retired link lives until it is drained and is counted as long as it lives. Leaves every decision to
+//! [`supervisor`](super::supervisor). Cannot fail.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, sync::watch, time::Instant};
+
+use super::{
+    connect::{Attempt, Stage, Wire},
+    verdict::Sight,
+};
+use crate::{
+    Config,
+    config::{Protocol, Server},
+    dns::Resolve,
+    net::{
+        address::Address,
+        dns::default_resolver,
+        link::{LinkState, Pace, handshake::Introduction},
+    },
+    telemetry::{
+        labels,
+        metrics::{LinkCount, Metrics},
+    },
+    topology::{Topology, fixed::Fixed, named::Named},
+};
+
+/// An attempt that was accepted but never answered ends after this long, whatever the prober does.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The link in service.
+pub(super) struct Held<W> {
+    pub(super) wire: W,
+    pub(super) adopted: Instant,
+    states: watch::Receiver<LinkState>,
+    sight: Sight,
+    count: LinkCount,
+}
+
+impl<W: Wire> Held<W> {
+    pub(super) fn new(wire: W, adopted: Instant, metrics: &Metrics) -> Self {
+        let mut states = wire.watch();
+        // It may have fallen silent since it was verified.
+        states.mark_changed();
+        Self {
+            wire,
+            adopted,
+            states,
+            sight: Sight::Fine,
+            count: metrics.link(labels::LinkState::Active),
+        }
+    }
+
+    /// Waits for the next change of the held link's state; for ever where none is held.
+    pub(super) async fn changed(held: &mut Option<Self>) {
+        match held {
+            Some(held) => {
+                if held.states.changed().await.is_err() {
+                    // Its driver is gone, and has said so before.
+                    pending::<()>().await;
+                }
+            }
+            None => pending().await,
+        }
+    }
+
+    /// Takes note of the link's state.
+    pub(super) fn observe(&mut self) -> LinkState {
+        let state = self.states.borrow_and_update().clone();
+        self.sight = match &state {
+            LinkState::Healthy => Sight::Fine,
+            LinkState::Suspect { .. } => Sight::Suspect,
+            LinkState::Unresponsive { .. } => Sight::Unresponsive,
+            LinkState::Dead { .. } => Sight::Gone,
+        };
+        self.count.becomes(if self.sight == Sight::Fine {
+            labels::LinkState::Active
+        } else {
+            labels::LinkState::Suspect
+        });
+        state
+    }
+
+    pub(super) fn sight(&self) -> Sight {
+        self.sight
+    }
+}
+
+/// A verified connection that takes a silent link's place if that stays silent for another moment.
+pub(super) struct Candidate<W> {
+    pub(super) wire: W,
+    pub(super) confirm_at: Instant,
+}
+
+/// A link that takes no new calls and waits for what it owes.
+pub(super) struct Retired<W> {
+    _wire: W,
+    states: watch::Receiver<LinkState>,
+    _count: LinkCount,
+}
+
+impl<W: Wire> Retired<W> {
+    pub(super) fn new(held: Held<W>, state: labels::LinkState) -> Self {
+        let Held {
+            wire,
+            states,
+            mut count,
+            ..
+        } = held;
+        count.becomes(state);
+        Self {
+            _wire: wire,
+            states,
+            _count: count,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(*self.states.borrow(), LinkState::Dead { .. })
+    }
+
+    /// Waits for its end.
+    pub(super) async fn over(&mut self) {
+        // An error means that the driver is gone.
+        let _ = self
+            .states
+            .wait_for(|state| matches!(state, LinkState::Dead { .. }))
+            .await;
+    }
+}
+
+/// The order in which to dial: the last good address first, then the families in turn (RFC 8305).
+pub(super) fn interleave(addresses: &[Address], last_good: Option<&Address>) -> Vec<Address> {
+    let is_v6 = |address: &Address| matches!(address, Address::Tcp(addr) if addr.is_ipv6());
+    let first = addresses
+        .iter()
+        .filter(|address| Some(*address) == last_good);
+    let rest = || {
+        addresses
+            .iter()
+            .filter(|address| Some(*address) != last_good)
+    };
+    let leading = addresses.first().is_some_and(is_v6);
+    let mut one = rest().filter(|address| is_v6(address) == leading);
+    let mut two = rest().filter(|address| is_v6(address) != leading);
+    let mut order: Vec<Address> = first.cloned().collect();
+    while order.len() < addresses.len() {
+        order.extend(one.next().into_iter().chain(two.next()).cloned());
+    }
+    order
+}
+
+/// What every attempt of a client has in common.
+pub(super) fn template(config: &Config, pace: &Arc<Pace>, runtime: &Handle) -> Attempt {
+    let login = config.login();
+    let introduction = Introduction {
+        resp3: config.protocol() == Protocol::Resp3,
+        username: login.username.clone(),
+        password: login
+            .password
+            .as_ref()
+            .map(|password| password.expose().to_owned()),
+        db: config.db(),
+        name: None,
+    };
+    Attempt {
+        address: Address::Unix(std::path::Path::new("").into()),
+        introduction: Arc::new(introduction),
+        connect_timeout: config.connect_timeout(),
+        handshake_limit: HANDSHAKE_LIMIT,
+        pace: pace.clone(),
+        runtime: runtime.clone(),
+        stage: Arc::new(Stage::default()),
+    }
+}
+
+/// Where the server of `config` is.
+pub(super) fn topology(
+    config: &Config,
+    resolver: Option<Arc<dyn Resolve>>,
+    runtime: &Handle,
+) -> Arc<dyn Topology> {
+    let endpoint = config.endpoint().clone();
+    match config.server() {
+        Server::Unix(path) => Arc::new(Fixed::new(endpoint, Address::Unix(path.as_path().into()))),
+        Server::Tcp { host, port } => {
+            let resolver = resolver.unwrap_or_else(|| default_resolver(config.dns()));
+            Arc::new(Named::start(
+                endpoint,
+                host,
+                *port,
+                resolver,
+                config.dns().clone(),
+                runtime,
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_good_address_comes_first_then_the_families_in_turn() {
+        let address = |text: &str| Address::Tcp(text.parse().expect("an address"));
+        let (a, b, c, d) = (
+            address("10.0.0.1:1"),
+            address("10.0.0.2:1"),
+            address("[::1]:1"),
+            address("[::2]:1"),
+        );
+        let all = [a.clone(), b.clone(), c.clone(), d.clone()];
+        assert_eq!(
+            interleave(&all, None),
+            [a.clone(), c.clone(), b.clone(), d.clone()]
+        );
+        assert_eq!(interleave(&all, Some(&d)), [d, a.clone(), c, b.clone()]);
+        let absent = address("10.9.9.9:1");
+        assert_eq!(interleave(&[a.clone(), b.clone()], Some(&absent)), [a, b]);
+        assert_eq!(interleave(&[], Some(&absent)), []);
+    }
+}

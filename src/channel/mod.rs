@@ -1,0 +1,295 @@
+//! Where layers and sockets meet: calls go in, and leave over the link that a supervisor keeps in service.
+//!
+//! Owns [`Channel`], a `Service` over the links to one endpoint, and the [`Hub`] that its calls share with their supervisor.
+//! Promises: a call never waits for a name, a dial or a probe while a link is in service or the circuit is open; the supervisor ends
+//! with the last handle. Leaves admission and the deadline's timer to `layer`, sockets to `net`.
+//! Rooms: [`gate`] is what a call finds, [`call`] its way, [`supervisor`] the keeper, [`verdict`] its judgement, [`prober`] its eyes.
+
+pub(crate) mod call;
+pub(crate) mod connect;
+mod fence;
+mod gate;
+mod keep;
+mod patience;
+mod prober;
+mod supervisor;
+mod verdict;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tower::Service;
+
+use self::{
+    call::Call,
+    connect::{Dial, Wire},
+    gate::Cell,
+    supervisor::Supervisor,
+};
+use crate::{
+    Config, Error, ErrorKind, Phase, Request,
+    deadline::Deadline,
+    dns::Resolve,
+    health::HealthCell,
+    layer::breaker::machine::Machine,
+    net::link::{Pace, job::Sent},
+    request::commands::Effect,
+    task::{Owned, spawn_owned},
+    telemetry::{
+        labels::{ReplayKind, Transition},
+        metrics::Metrics,
+    },
+};
+
+/// What the calls of an endpoint share with its supervisor.
+pub(crate) struct Hub<W> {
+    gate: Cell<W>,
+    breaker: Mutex<Machine>,
+    ramping: AtomicBool,
+    in_flight: AtomicUsize,
+    cap: usize,
+    pace: Arc<Pace>,
+    /// Wakes the supervisor: calls have opened the circuit, or the client is shutting down.
+    alarm: Notify,
+    tripped: AtomicBool,
+    closing: AtomicBool,
+    overloaded: Error,
+    ramp: Error,
+    lost: Error,
+    metrics: Metrics,
+    health: Arc<HealthCell>,
+}
+
+impl<W: Wire> Hub<W> {
+    fn new(config: &Config, metrics: Metrics, health: Arc<HealthCell>) -> Self {
+        let endpoint = config.endpoint();
+        let refusal =
+            |kind, detail: &'static str| Error::new(kind, Phase::Queue, detail).at(endpoint);
+        let cap = config.max_in_flight();
+        Self {
+            gate: Cell::new(),
+            breaker: Mutex::new(Machine::new(config.breaker().clone(), Instant::now())),
+            ramping: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            cap,
+            pace: Arc::new(Pace::new(
+                endpoint.clone(),
+                cap.saturating_mul(2),
+                config.stall_after(),
+                config.detect_within(),
+            )),
+            alarm: Notify::new(),
+            tripped: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            overloaded: refusal(
+                ErrorKind::Overloaded,
+                "connection holds as many calls as it may",
+            ),
+            ramp: refusal(
+                ErrorKind::CircuitOpen,
+                "circuit has just closed, admission is growing",
+            ),
+            lost: refusal(ErrorKind::ConnectionLost, "connection was lost"),
+            metrics,
+            health,
+        }
+    }
+
+    fn endpoint(&self) -> &Arc<str> {
+        &self.pace.endpoint
+    }
+
+    fn stall_after(&self) -> Duration {
+        self.pace.stall_after()
+    }
+
+    fn overloaded(&self) -> Error {
+        self.overloaded.clone()
+    }
+
+    fn lost(&self) -> Error {
+        self.lost.clone()
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Machine> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A refusal while admission grows after the circuit closed.
+    fn ramp_refusal(&self) -> Option<Error> {
+        if !self.ramping.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (admitted, ramping) = {
+            let mut breaker = self.breaker();
+            (
+                breaker.admitted(self.cap, Instant::now()),
+                breaker.is_ramping(),
+            )
+        };
+        self.ramping.store(ramping, Ordering::Relaxed);
+        (self.in_flight.load(Ordering::Relaxed) > admitted).then(|| self.ramp.clone())
+    }
+
+    /// A call's outcome speaks of the endpoint.
+    fn call_ended(&self, failed: bool) {
+        let trip = self.breaker().on_call(failed, Instant::now());
+        if trip.is_some() {
+            self.tripped.store(true, Ordering::Release);
+            self.alarm.notify_one();
+        }
+    }
+
+    fn moved(&self, sent: Sent, effect: Effect) {
+        let kind = match (sent, effect) {
+            (Sent::Never, _) => ReplayKind::NotSent,
+            (Sent::Maybe, Effect::None) => ReplayKind::Read,
+            (Sent::Maybe, _) => ReplayKind::Overwrite,
+        };
+        self.metrics.replayed(kind, 1);
+    }
+
+    fn set_breaker(&self, transition: Transition) {
+        self.metrics.breaker(transition);
+    }
+}
+
+/// A `Service` over the links to one endpoint. Always ready; cheap to clone.
+pub(crate) struct Channel<C: Dial> {
+    shared: Arc<Shared<C>>,
+}
+
+struct Shared<C: Dial> {
+    hub: Arc<Hub<C::Wire>>,
+    recipe: Recipe<C>,
+    supervisor: OnceLock<Owned>,
+}
+
+/// What a supervisor is made of, kept until a runtime is there.
+#[derive(Clone)]
+struct Recipe<C> {
+    config: Arc<Config>,
+    connector: C,
+    resolver: Option<Arc<dyn Resolve>>,
+}
+
+impl<C: Dial> Channel<C> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        connector: C,
+        resolver: Option<Arc<dyn Resolve>>,
+        metrics: Metrics,
+        health: Arc<HealthCell>,
+    ) -> Self {
+        let hub = Arc::new(Hub::new(&config, metrics, health));
+        let recipe = Recipe {
+            config,
+            connector,
+            resolver,
+        };
+        let channel = Self {
+            shared: Arc::new(Shared {
+                hub,
+                recipe,
+                supervisor: OnceLock::new(),
+            }),
+        };
+        channel.wake();
+        channel
+    }
+
+    /// Sees to it that the supervisor runs.
+    fn start(&self, runtime: &Handle) {
+        self.shared.supervisor.get_or_init(|| {
+            let Recipe {
+                config,
+                connector,
+                resolver,
+            } = self.shared.recipe.clone();
+            let supervisor = Supervisor::new(
+                self.shared.hub.clone(),
+                &config,
+                connector,
+                resolver,
+                runtime,
+            );
+            spawn_owned(runtime, supervisor.run())
+        });
+    }
+
+    /// Begins the end: no new calls, links drained.
+    pub(crate) fn close(&self) {
+        self.shared.hub.closing.store(true, Ordering::Release);
+        self.shared.hub.alarm.notify_one();
+    }
+
+    /// Ends the supervisor, and with it the links that no call holds.
+    pub(crate) fn abort(&self) {
+        if let Some(supervisor) = self.shared.supervisor.get() {
+            supervisor.abort();
+        }
+    }
+
+    /// Starts the supervisor now instead of with the first call.
+    pub(crate) fn wake(&self) {
+        if let Ok(runtime) = Handle::try_current() {
+            self.start(&runtime);
+        }
+    }
+
+    /// Whether the supervisor has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.supervisor.get().is_none_or(Owned::is_finished)
+    }
+}
+
+impl<C: Dial> Clone for Channel<C> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<C: Dial> std::fmt::Debug for Channel<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel")
+            .field("endpoint", self.shared.hub.endpoint())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: Dial> Service<Request> for Channel<C> {
+    type Response = crate::Reply;
+    type Error = Error;
+    type Future = Call<C::Wire>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        if self.shared.supervisor.get().is_none() {
+            self.wake();
+        }
+        let deadline = request
+            .deadline()
+            .unwrap_or_else(|| Deadline::after(self.shared.recipe.config.call_timeout()));
+        Call::new(self.shared.hub.clone(), request, deadline)
+    }
+}

@@ -1,0 +1,229 @@
+//! Verifies endpoints with connections of its own, so that no user call has to.
+//!
+//! Owns the attempts that are under way, when the next one starts, and which are given up. Promises: gaps grow from 100 to 300 ms
+//! (± 50 %) and no further, for ever, because a SYN that a black hole swallowed must be followed by a fresh one (the kernel's own
+//! back-off would decide our recovery, `hazards` H13); at most one connection per address waits in a frozen server's accept queue
+//! (H6); wrong credentials are tried at most once a second. Leaves the verdict to [`verdict`](super::verdict). Fails never.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use super::connect::{Attempt, Dial, Stage};
+use crate::{Error, ErrorKind, backoff::Backoff, config::BreakerPolicy, net::address::Address};
+
+/// Between the first tries of two addresses of one name (RFC 8305, connection attempt delay).
+const STAGGER: Duration = Duration::from_millis(250);
+/// A connection that was accepted and stays silent is replaced this often, in case the path has forgotten it.
+const RENEW_ESTABLISHED: Duration = Duration::from_secs(12);
+/// Unanswered SYNs per address.
+const SYNS: usize = 4;
+
+/// What an attempt came to.
+pub(crate) enum Sighting<W> {
+    /// It answered a normal command.
+    Served(W),
+    /// It did not. `round_over`: no address is left that could still answer.
+    Failed { error: Error, round_over: bool },
+}
+
+pub(crate) struct Prober<C: Dial> {
+    connector: C,
+    template: Attempt,
+    auth_gap: Duration,
+    backoff: Backoff,
+    attempts: JoinSet<(u64, Result<C::Wire, Error>)>,
+    live: Vec<Live>,
+    targets: Vec<Address>,
+    round: VecDeque<Address>,
+    next: Option<Instant>,
+    /// When the first attempt of the current trouble was made.
+    first: Option<Instant>,
+    count: u64,
+}
+
+struct Live {
+    number: u64,
+    address: Address,
+    stage: Arc<Stage>,
+    started: Instant,
+    handle: AbortHandle,
+}
+
+impl<C: Dial> Prober<C> {
+    pub(crate) fn new(connector: C, template: Attempt, policy: &BreakerPolicy) -> Self {
+        Self {
+            connector,
+            template,
+            auth_gap: policy.auth_gap(),
+            backoff: Backoff::new(
+                policy.first_probe_gap(),
+                policy.longest_probe_gap(),
+                policy.probe_jitter_percent(),
+            ),
+            attempts: JoinSet::new(),
+            live: Vec::new(),
+            targets: Vec::new(),
+            round: VecDeque::new(),
+            next: None,
+            first: None,
+            count: 0,
+        }
+    }
+
+    /// Probes `targets` from `at` on, for ever. Attempts under way go on; where it probes already, `at` only brings the next one forward
+    /// if a target is new.
+    pub(crate) fn aim(&mut self, targets: Vec<Address>, at: Instant) {
+        let news = targets.iter().any(|target| !self.targets.contains(target));
+        if self.next.is_none() || news {
+            self.round = targets.iter().cloned().collect();
+            self.next = Some(at);
+        }
+        self.targets = targets;
+    }
+
+    /// Gives up every attempt. The gaps go on growing where they were until [`calm`](Self::calm).
+    pub(crate) fn rest(&mut self) {
+        self.attempts.abort_all();
+        self.attempts.detach_all();
+        self.live.clear();
+        self.targets.clear();
+        self.round.clear();
+        self.next = None;
+        self.first = None;
+    }
+
+    /// The last connection has served well: the next trouble starts with short gaps again.
+    pub(crate) fn calm(&mut self) {
+        self.backoff.reset();
+    }
+
+    /// The gap to keep before dialling an endpoint whose connections do not last.
+    pub(crate) fn gap(&mut self) -> Duration {
+        self.backoff.next()
+    }
+
+    pub(crate) fn is_resting(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// How long the first attempt of this trouble has been out.
+    pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
+        self.first.map(|first| now.saturating_duration_since(first))
+    }
+
+    /// The next sighting. Cancel safe: attempts go on between calls.
+    pub(crate) async fn next(&mut self) -> Sighting<C::Wire> {
+        loop {
+            let at = self.next;
+            tokio::select! {
+                Some(joined) = self.attempts.join_next() => {
+                    if let Ok((number, result)) = joined
+                        && let Some(sighting) = self.landed(number, result)
+                    {
+                        return sighting;
+                    }
+                }
+                () = sleep_until(at.unwrap_or_else(Instant::now)), if at.is_some() => self.launch(Instant::now()),
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    fn landed(&mut self, number: u64, result: Result<C::Wire, Error>) -> Option<Sighting<C::Wire>> {
+        let place = self.live.iter().position(|live| live.number == number)?;
+        self.live.swap_remove(place);
+        match result {
+            Ok(wire) => Some(Sighting::Served(wire)),
+            Err(error) => {
+                let now = Instant::now();
+                if matches!(error.kind(), ErrorKind::Auth) {
+                    self.next = self.next.map(|next| next.max(now + self.auth_gap));
+                } else if !self.round.is_empty() {
+                    self.next = Some(now);
+                }
+                let round_over = self.round.is_empty() && self.live.is_empty();
+                Some(Sighting::Failed { error, round_over })
+            }
+        }
+    }
+
+    /// Starts the next attempt of the round, or a new round.
+    fn launch(&mut self, now: Instant) {
+        if self.round.is_empty() {
+            self.round = self.targets.iter().cloned().collect();
+        }
+        while let Some(address) = self.round.pop_front() {
+            if self.make_room(&address, now) {
+                self.start(address, now);
+                break;
+            }
+        }
+        let gap = if self.round.is_empty() {
+            self.backoff.next()
+        } else {
+            STAGGER
+        };
+        self.next = Some(now + gap);
+    }
+
+    /// Whether another attempt at `address` makes sense; gives up an older one for it where needed.
+    fn make_room(&mut self, address: &Address, now: Instant) -> bool {
+        let established = self
+            .live
+            .iter()
+            .position(|live| live.address == *address && live.stage.is_established());
+        if let Some(place) = established {
+            let stale = self.live.get(place).is_some_and(|live| {
+                now.saturating_duration_since(live.started) >= RENEW_ESTABLISHED
+            });
+            if stale {
+                self.live.swap_remove(place).handle.abort();
+            }
+            return stale;
+        }
+        if self
+            .live
+            .iter()
+            .filter(|live| live.address == *address)
+            .count()
+            >= SYNS
+            && let Some(oldest) = self
+                .live
+                .iter()
+                .filter(|live| live.address == *address)
+                .map(|live| live.number)
+                .min()
+            && let Some(place) = self.live.iter().position(|live| live.number == oldest)
+        {
+            self.live.swap_remove(place).handle.abort();
+        }
+        true
+    }
+
+    fn start(&mut self, address: Address, now: Instant) {
+        self.count += 1;
+        let (number, stage) = (self.count, Arc::new(Stage::default()));
+        let attempt = Attempt {
+            address: address.clone(),
+            stage: stage.clone(),
+            ..self.template.clone()
+        };
+        let connecting = self.connector.connect(attempt);
+        let runtime = self.template.runtime.clone();
+        let handle = self
+            .attempts
+            .spawn_on(async move { (number, connecting.await) }, &runtime);
+        self.live.push(Live {
+            number,
+            address,
+            stage,
+            started: now,
+            handle,
+        });
+        self.first.get_or_insert(now);
+    }
+}

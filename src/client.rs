@@ -1,0 +1,292 @@
+//! The handle that a service keeps: redis' own commands on top, the resilience stack below.
+//!
+//! Owns [`Client`], its [`Builder`] and [`ClientService`]. Promises: building does no I/O and cannot hang; every clone is the same client;
+//! `AsyncCommands`, pipelines and scripts run unchanged. Leaves all resilience to `layer` and `channel`. Fails by [`Error`], which
+//! travels inside [`redis::RedisError`] where redis' trait demands one.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
+use tokio::time::{Instant, sleep, timeout_at};
+use tower::Service;
+
+use crate::{
+    BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
+    HealthWatch, Phase, Request,
+    config::defaults,
+    dns::{DnsPolicy, Resolve},
+    health::HealthCell,
+    layer::{LinkConnector, ResilienceLayer, ResilienceService},
+};
+
+/// The stack of a [`Client`] as a tower service. Always ready; cheap to clone.
+pub type ClientService = ResilienceService<LinkConnector>;
+
+/// A Redis client that bounds every call.
+///
+/// It is a [`redis::aio::ConnectionLike`]: every `conn.get(k).await?` of [`redis::AsyncTypedCommands`] and [`redis::AsyncCommands`], every
+/// pipeline and script runs on it unchanged. Clones share everything.
+///
+/// ```no_run
+/// use redis_holdfast::{Client, redis::AsyncCommands};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let redis = Client::builder("redis://cache.internal:6379/0")?.build()?;
+/// let hits: u64 = redis.clone().incr("hits", 1).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    service: ClientService,
+    health: Arc<HealthCell>,
+    db: i64,
+}
+
+/// Collects the settings of a [`Client`]. Setters take and give the builder; [`build`](Self::build) checks them all.
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder {
+    config: ConfigBuilder,
+    resolver: Option<Arc<dyn Resolve>>,
+}
+
+impl Client {
+    /// Starts a client for the server at `url`, for example `redis://user:pass@host:6379/0?protocol=resp3`.
+    ///
+    /// # Errors
+    /// The faults of the URL, all at once.
+    pub fn builder(url: &str) -> Result<Builder, ConfigError> {
+        Ok(Builder {
+            config: Config::builder(url).with_sound_url()?,
+            resolver: None,
+        })
+    }
+
+    /// A client with a finished configuration, for example from [`Config::from_env`].
+    #[must_use]
+    pub fn from_config(config: Config) -> Self {
+        Self::assemble(config, None)
+    }
+
+    fn assemble(config: Config, resolver: Option<Arc<dyn Resolve>>) -> Self {
+        let health = Arc::new(HealthCell::starting(&config));
+        let db = config.db();
+        let service = ResilienceLayer::new(config)
+            .shared_resolver(resolver)
+            .health(health.clone())
+            .build(LinkConnector::new());
+        Self {
+            service,
+            health,
+            db,
+        }
+    }
+
+    /// The stack as a tower `Service<Request>`, to put other layers around it.
+    #[must_use]
+    pub fn service(&self) -> ClientService {
+        self.service.clone()
+    }
+
+    /// The same client, whose calls take at most `timeout` unless the request says otherwise. Legal from 1 ms to 1 h; values beyond are
+    /// brought into that range.
+    #[must_use]
+    pub fn with_call_timeout(&self, timeout: Duration) -> Self {
+        let mut client = self.clone();
+        let legal = defaults::CALL_TIMEOUT_LEGAL;
+        client
+            .service
+            .set_call_timeout(timeout.clamp(*legal.start(), *legal.end()));
+        client
+    }
+
+    /// How the client fares. No I/O.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.current()
+    }
+
+    /// Word of each change of [`health`](Self::health).
+    #[must_use]
+    pub fn watch_health(&self) -> HealthWatch {
+        self.health.watch()
+    }
+
+    /// Waits until calls are served, at most `within`. Starts the client if it was built outside a runtime.
+    ///
+    /// # Errors
+    /// `Timeout`, phase `queue`, with the reason the client was down as its source.
+    ///
+    /// # Cancel safety
+    /// It only watches.
+    pub async fn wait_ready(&self, within: Duration) -> Result<(), Error> {
+        let (started, mut watch) = (Instant::now(), self.watch_health());
+        self.service.channel().wake();
+        while !watch.current().is_ready() {
+            if timeout_at(started + within, watch.changed()).await.is_err() {
+                let health = watch.current();
+                let reason = Error::new(
+                    health.kind().unwrap_or(ErrorKind::ConnectionLost),
+                    health.phase().unwrap_or(Phase::Queue),
+                    health.reason().to_owned(),
+                );
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    Phase::Queue,
+                    "client did not become ready",
+                )
+                .after(started.elapsed())
+                .because(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses new calls, lets those in flight end, and closes every connection; at most `within`, then by force. Says whether all ended by
+    /// themselves. Concerns every clone.
+    pub async fn shutdown(&self, within: Duration) -> bool {
+        let ends = Instant::now() + within;
+        self.service.channel().close();
+        while !self.service.channel().is_closed() {
+            if Instant::now() >= ends {
+                self.service.channel().abort();
+                return false;
+            }
+            // The supervisor's end has no bell: nobody but this method ever waits for it.
+            sleep(Duration::from_millis(1).min(ends - Instant::now())).await;
+        }
+        true
+    }
+}
+
+impl Builder {
+    /// See [`ConfigBuilder::call_timeout`].
+    pub fn call_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.call_timeout(timeout))
+    }
+
+    /// See [`ConfigBuilder::max_in_flight`].
+    pub fn max_in_flight(self, calls: usize) -> Self {
+        self.with(|config| config.max_in_flight(calls))
+    }
+
+    /// See [`ConfigBuilder::name`].
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.with(|config| config.name(name))
+    }
+
+    /// See [`ConfigBuilder::detect_within`].
+    pub fn detect_within(self, silence: Duration) -> Self {
+        self.with(|config| config.detect_within(silence))
+    }
+
+    /// See [`ConfigBuilder::stall_after`].
+    pub fn stall_after(self, silence: Duration) -> Self {
+        self.with(|config| config.stall_after(silence))
+    }
+
+    /// See [`ConfigBuilder::connect_timeout`].
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.connect_timeout(timeout))
+    }
+
+    /// See [`ConfigBuilder::max_buffered_bytes`].
+    pub fn max_buffered_bytes(self, bytes: usize) -> Self {
+        self.with(|config| config.max_buffered_bytes(bytes))
+    }
+
+    /// See [`ConfigBuilder::breaker`].
+    pub fn breaker(self, policy: BreakerPolicy) -> Self {
+        self.with(|config| config.breaker(policy))
+    }
+
+    /// See [`ConfigBuilder::dns`].
+    pub fn dns(self, policy: DnsPolicy) -> Self {
+        self.with(|config| config.dns(policy))
+    }
+
+    /// Looks names up with `resolver` instead of the system's name servers.
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(ConfigBuilder) -> ConfigBuilder) -> Self {
+        self.config = change(self.config);
+        self
+    }
+
+    /// Checks every setting and makes the client. Does no I/O; connecting begins in the background at once inside a runtime, else with
+    /// the first call.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn build(self) -> Result<Client, ConfigError> {
+        Ok(Client::assemble(self.config.build()?, self.resolver))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("health", &self.health())
+            .finish_non_exhaustive()
+    }
+}
+
+impl HealthCell {
+    /// The health of a client that has not connected yet.
+    pub(crate) fn starting(config: &Config) -> Self {
+        let health = Health::new(
+            HealthState::Down,
+            "connecting for the first time",
+            config.endpoint(),
+        );
+        Self::new(config.name(), health)
+    }
+}
+
+impl ConnectionLike for Client {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        let reply = self.service.call(Request::from(cmd));
+        Box::pin(async move { Ok(reply.await?.into_value()) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let reply = self.service.call(Request::slice(pipeline, offset, count));
+        Box::pin(async move {
+            let values = reply.await?.into_values();
+            match <[Value; 1]>::try_from(values) {
+                // A transaction that was aborted: redis' own connections give this as an error.
+                Ok([value @ Value::ServerError(_)]) if pipeline.is_transaction() => {
+                    Err(aborted(value))
+                }
+                Ok([value]) => Ok(vec![value]),
+                Err(values) => Ok(values),
+            }
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.db
+    }
+}
+
+fn aborted(value: Value) -> RedisError {
+    match value.extract_error() {
+        Err(error) => error,
+        Ok(_) => (redis::ErrorKind::Client, "transaction was aborted").into(),
+    }
+}
