@@ -1,0 +1,172 @@
+//! An embedded RESP2/RESP3 server, for where no real one can be had, and a scripted fake for hostile tests.
+//!
+//! Owns the listener and the connections. Promises enough of Redis for a client's handshake, the string commands and
+//! MULTI; frozen, it neither accepts nor answers while the kernel goes on completing connections, as a stopped Redis
+//! does. Leaves truth to real servers ([`crate::server`]). Fails with a [`LabError`] when it cannot bind.
+
+mod fake;
+mod session;
+mod store;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use self::fake::RespFake;
+use self::session::{Session, World};
+use self::wire::{Reply, take_command};
+use crate::LabError;
+use crate::proxy::Listen;
+use crate::task::{Owned, own};
+
+/// A small Redis inside this process; ends with this handle.
+#[derive(Debug)]
+pub struct Embedded {
+    addr: SocketAddr,
+    world: Arc<World>,
+    frozen: watch::Sender<bool>,
+    task: Owned,
+}
+
+impl Embedded {
+    /// Listens on an address of its own.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start() -> Result<Self, LabError> {
+        Self::start_on(crate::ip()).await
+    }
+
+    /// Listens where it is told.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn start_on(listen: impl Into<Listen>) -> Result<Self, LabError> {
+        let wanted = listen.into().addr();
+        let cannot = |error: std::io::Error| {
+            LabError::new(format!("cannot listen on {wanted}")).because(error)
+        };
+        let listener = TcpListener::bind(wanted).await.map_err(cannot)?;
+        let addr = listener.local_addr().map_err(cannot)?;
+        let world = Arc::new(World::at(addr));
+        let frozen = watch::Sender::new(false);
+        let task = own(serve(listener, Arc::clone(&world), frozen.subscribe()));
+        Ok(Self {
+            addr,
+            world,
+            frozen,
+            task,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// `redis://` and the address.
+    pub fn url(&self) -> String {
+        format!("redis://{}/", self.addr)
+    }
+
+    /// Accepts nothing and answers nothing from now on.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Goes on with whatever has piled up.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
+    }
+
+    /// Connections accepted so far.
+    pub fn accepts(&self) -> u64 {
+        self.world.accepts()
+    }
+
+    /// Connections open now.
+    pub fn clients(&self) -> usize {
+        self.world.clients()
+    }
+
+    /// Closes everything and waits until the port is free.
+    pub async fn stop(self) {
+        let Self { task, .. } = self;
+        task.stop().await;
+    }
+}
+
+async fn serve(listener: TcpListener, world: Arc<World>, mut frozen: watch::Receiver<bool>) {
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = accept(&listener, &mut frozen) => {
+                if let Some((stream, peer)) = accepted {
+                    let session = Session::new(Arc::clone(&world), peer);
+                    open.spawn(talk(stream, session, frozen.clone()));
+                }
+            }
+            Some(_) = open.join_next() => {}
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    frozen: &mut watch::Receiver<bool>,
+) -> Option<(TcpStream, SocketAddr)> {
+    awake(frozen).await;
+    tokio::select! {
+        biased;
+        _ = frozen.changed() => None,
+        accepted = listener.accept() => accepted.ok(),
+    }
+}
+
+async fn talk(mut stream: TcpStream, mut session: Session, mut frozen: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let killed = Arc::clone(&session.killed);
+    let (mut input, mut out) = (BytesMut::new(), Vec::new());
+    loop {
+        let read = tokio::select! {
+            read = stream.read_buf(&mut input) => read,
+            () = killed.notified() => return,
+        };
+        // Read but not looked at: a stopped process has not seen it.
+        awake(&mut frozen).await;
+        if !matches!(read, Ok(1..)) {
+            return;
+        }
+        loop {
+            match take_command(&mut input) {
+                Ok(None) => break,
+                Ok(Some(words)) if words.is_empty() => {}
+                Ok(Some(words)) => session.answer(words).write(&mut out, session.resp3),
+                Err(why) => {
+                    Reply::error(format!("ERR Protocol error: {why}")).write(&mut out, false);
+                    session.quit = true;
+                    break;
+                }
+            }
+        }
+        let written = tokio::select! {
+            written = stream.write_all(&out) => written.is_ok(),
+            () = killed.notified() => false,
+        };
+        out.clear();
+        if !written || session.quit {
+            return;
+        }
+    }
+}
+
+async fn awake(frozen: &mut watch::Receiver<bool>) {
+    // Without a sender the server is going away, and this task with it.
+    let _ = frozen.wait_for(|frozen| !frozen).await;
+}

@@ -1,0 +1,350 @@
+//! Real Redis and Valkey processes on loopback addresses of their own.
+//!
+//! Owns starting, freezing, killing, restarting and asking them. Promises a server that answered before `start`
+//! returned and that is dead and reaped after its handle is dropped. Leaves faults of the network to [`crate::proxy`].
+//! Fails with a [`LabError`] that says what to do; a missing server is a failure where `CI` or `REQUIRE_SERVERS` is
+//! set and a loud skip elsewhere ([`server_or_skip`]). Next: [`find`](self::Find), `process`.
+
+mod find;
+mod process;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client};
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::find::{Binary, Find, Servers};
+use self::process::Process;
+use crate::net::{ask, dial, free_port};
+use crate::{LabError, census};
+
+/// A running server process.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    binary: Binary,
+    addr: SocketAddr,
+    args: Vec<String>,
+    password: Option<String>,
+    /// Connections the lab itself opened; not counted as the client's.
+    own: AtomicU64,
+}
+
+/// How to start a [`Server`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    find: Find,
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+    args: Vec<String>,
+    password: Option<String>,
+}
+
+/// A server as it comes, or `None` after a loud line where none can be had.
+///
+/// # Panics
+/// Where `CI` or `REQUIRE_SERVERS` is set and no server can be had.
+pub async fn server_or_skip() -> Option<Server> {
+    Server::builder().start_or_skip().await
+}
+
+impl Server {
+    /// Any server, on an address of its own.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        self.addr.ip()
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// `redis://…`, with the password where one is set.
+    pub fn url(&self) -> String {
+        match &self.password {
+            Some(password) => format!("redis://:{password}@{}/", self.addr),
+            None => format!("redis://{}/", self.addr),
+        }
+    }
+
+    /// Such as `"9.1.2"`.
+    pub fn version(&self) -> &str {
+        &self.binary.version
+    }
+
+    /// `"redis"` or `"valkey"`.
+    pub fn kind(&self) -> &str {
+        &self.binary.kind
+    }
+
+    /// The process, or 0 while killed.
+    pub fn pid(&self) -> u32 {
+        self.process.pid().unwrap_or(0)
+    }
+
+    /// SIGSTOP: the kernel goes on accepting and acknowledging, the process says nothing.
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// SIGKILL, and wait: open connections end, new ones are refused.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Starts it again at the same address, empty; kills it first if it still runs.
+    ///
+    /// # Errors
+    /// When it does not answer within ten seconds.
+    pub async fn restart(&self) -> Result<(), LabError> {
+        self.kill();
+        self.own.store(0, Ordering::Relaxed);
+        self.process.start(&self.binary.path, &self.args)?;
+        self.until_ready().await
+    }
+
+    /// Asks for one PING on a connection of its own.
+    ///
+    /// # Errors
+    /// When nothing comes within five seconds.
+    pub async fn ping(&self) -> Result<(), LabError> {
+        self.tell(&["PING"]).await.map(drop)
+    }
+
+    /// A connection past every proxy, with 5 s timeouts.
+    ///
+    /// # Errors
+    /// As the client reports them.
+    pub async fn control(&self) -> Result<MultiplexedConnection, LabError> {
+        let broken =
+            |error: redis::RedisError| LabError::new("no control connection").because(error);
+        let client = Client::open(self.url()).map_err(broken)?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = connection.await.map_err(broken)?;
+        self.own.fetch_add(1, Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    /// Connections the server ever accepted, the lab's own not counted.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn accepts(&self) -> u64 {
+        let stats = self.told(&["INFO", "stats"]).await;
+        let total = info_field(&stats, "total_connections_received").unwrap_or(0);
+        total.saturating_sub(self.own.load(Ordering::Relaxed))
+    }
+
+    /// Connections open now, beside the one that asks.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn clients(&self) -> u64 {
+        let list = self.told(&["CLIENT", "LIST"]).await;
+        let lines = list.lines().filter(|line| !line.is_empty()).count();
+        u64::try_from(lines).unwrap_or(0).saturating_sub(1)
+    }
+
+    /// Sends one command on a new connection of its own and gives the reply's text.
+    ///
+    /// # Errors
+    /// When nothing comes within five seconds; an error reply is a reply.
+    pub async fn tell(&self, words: &[&str]) -> Result<String, LabError> {
+        let silent =
+            |error: std::io::Error| LabError::new("the server did not answer").because(error);
+        let talk = async {
+            let mut stream = dial(self.addr, PATIENCE).await?;
+            self.own.fetch_add(1, Ordering::Relaxed);
+            if let Some(password) = &self.password {
+                ask(&mut stream, &["AUTH", password]).await?;
+            }
+            ask(&mut stream, words).await
+        };
+        match timeout(PATIENCE, talk).await {
+            Ok(reply) => reply.map_err(silent),
+            Err(_) => Err(LabError::new("the server did not answer within 5 s")),
+        }
+    }
+
+    /// Connections completed by the kernel that the process has not accepted: what a frozen server piles up.
+    pub fn accept_queue(&self) -> usize {
+        census::accept_queue(self.addr)
+    }
+
+    async fn told(&self, words: &[&str]) -> String {
+        match self.tell(words).await {
+            Ok(reply) => reply,
+            Err(error) => panic!("{words:?} at {}: {error}", self.addr),
+        }
+    }
+
+    async fn until_ready(&self) -> Result<(), LabError> {
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            if let Ok(reply) = self.tell(&["PING"]).await
+                && !reply.starts_with("-LOADING")
+            {
+                return Ok(());
+            }
+            if !self.process.is_running() || Instant::now() > end {
+                let words = self.process.last_words();
+                return Err(LabError::new(format!("the server did not start: {words}")));
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Builder {
+    /// Which binary; any by default.
+    #[must_use]
+    pub fn kind(mut self, find: Find) -> Self {
+        self.find = find;
+        self
+    }
+
+    /// The address to listen at; one of its own by default.
+    ///
+    /// # Panics
+    /// When it is no address.
+    #[must_use]
+    pub fn ip(mut self, ip: impl ToString) -> Self {
+        let text = ip.to_string();
+        match text.parse() {
+            Ok(ip) => self.ip = Some(ip),
+            Err(_) => panic!("{text} is not an IP address"),
+        }
+        self
+    }
+
+    /// The port; a free one by default.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// One more option and its value: `("--maxclients", "10")`.
+    #[must_use]
+    pub fn arg(mut self, option: impl Into<String>, value: impl Into<String>) -> Self {
+        self.args.push(option.into());
+        self.args.push(value.into());
+        self
+    }
+
+    /// Requires a password.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// Starts it and waits for its first answer.
+    ///
+    /// # Errors
+    /// When there is no such server, or it does not answer within ten seconds.
+    pub async fn start(self) -> Result<Server, LabError> {
+        let find = self.find.clone();
+        // Fetching takes seconds: not on a runtime thread.
+        let binary = tokio::task::spawn_blocking(move || find::find(&find))
+            .await
+            .map_err(|error| LabError::new("the search for a server died").because(error))??;
+        let mut last = None;
+        // The port was free a moment ago; someone else may have it by now.
+        for _ in 0..5 {
+            let server = self.make(&binary)?;
+            server.process.start(&server.binary.path, &server.args)?;
+            match server.until_ready().await {
+                Ok(()) => return Ok(server),
+                Err(error) => last = Some(error),
+            }
+            if self.port.is_some() {
+                break;
+            }
+        }
+        Err(last.unwrap_or_else(|| LabError::new("the server did not start")))
+    }
+
+    /// As [`start`](Self::start); `None` after a loud line where no server can be had.
+    ///
+    /// # Panics
+    /// Where `CI` or `REQUIRE_SERVERS` is set.
+    pub async fn start_or_skip(self) -> Option<Server> {
+        match self.start().await {
+            Ok(server) => Some(server),
+            Err(error) if must_have() => panic!("a server is required here: {error}"),
+            Err(error) => {
+                eprintln!("SKIPPED: {error}");
+                None
+            }
+        }
+    }
+
+    fn make(&self, binary: &Binary) -> Result<Server, LabError> {
+        let ip = self.ip.unwrap_or_else(|| crate::ip().into());
+        let unbound =
+            |error: std::io::Error| LabError::new(format!("cannot bind {ip}")).because(error);
+        let addr = match self.port {
+            Some(port) => SocketAddr::new(ip, port),
+            None => free_port(ip).map_err(unbound)?,
+        };
+        let process = Process::in_new_folder(&addr.to_string().replace([':', '.'], "-"))?;
+        let folder = process.folder().to_string_lossy().into_owned();
+        let (ip, port) = (ip.to_string(), addr.port().to_string());
+        let mut words = vec!["--bind", &ip, "--port", &port, "--dir", &folder];
+        words.extend(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
+        if binary.major() >= 7 {
+            words.extend(["--enable-debug-command", "yes"]);
+        }
+        if let Some(password) = &self.password {
+            words.extend(["--requirepass", password]);
+        }
+        let mut args: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        args.extend(self.args.iter().cloned());
+        Ok(Server {
+            process,
+            binary: binary.clone(),
+            addr,
+            args,
+            password: self.password.clone(),
+            own: AtomicU64::new(0),
+        })
+    }
+}
+
+/// Whether a missing part of the lab is a failure: `CI` or `REQUIRE_SERVERS` is set and not empty or `0`.
+pub(crate) fn must_have() -> bool {
+    ["CI", "REQUIRE_SERVERS"].iter().any(|name| {
+        std::env::var(name).is_ok_and(|value| !value.is_empty() && value != "0" && value != "false")
+    })
+}
+
+fn info_field(info: &str, name: &str) -> Option<u64> {
+    let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+    line.strip_prefix(':')?.trim().parse().ok()
+}
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const START_LIMIT: Duration = Duration::from_secs(10);
