@@ -1,4 +1,9 @@
 //! The DNS server says what was written, over UDP and TCP.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,9 @@
 //! Every mode of the proxy does what it says: a proxy that lies invalidates everything built on it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

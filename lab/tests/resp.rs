@@ -1,4 +1,9 @@
 //! The embedded server is enough of Redis for a client; the fake says what it is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 use std::time::Duration;
 

@@ -1,4 +1,9 @@
 //! Real servers start, freeze, die and come back as asked, and nothing of them stays.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 use std::path::Path;
 use std::time::Duration;

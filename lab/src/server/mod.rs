@@ -334,11 +334,14 @@ impl Builder {
     }
 }
 
-/// Whether a missing part of the lab is a failure: `CI` or `REQUIRE_SERVERS` is set and not empty or `0`.
-pub(crate) fn must_have() -> bool {
-    ["CI", "REQUIRE_SERVERS"].iter().any(|name| {
-        std::env::var(name).is_ok_and(|value| !value.is_empty() && value != "0" && value != "false")
-    })
+/// Whether a missing server is a failure.
+fn must_have() -> bool {
+    is_set("CI") || is_set("REQUIRE_SERVERS")
+}
+
+/// Whether this variable of the environment says yes.
+pub(crate) fn is_set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()))
 }
 
 fn info_field(info: &str, name: &str) -> Option<u64> {
