@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command.
+#
+#   ./ci.sh         all tiers with small counts: format, lints, docs, tests (20 minutes at most on two cores)
+#   ./ci.sh full    every figure as promised, on every server, and the benches; writes docs/proof.md
+#
+# Fetches the servers it needs (Python wheels, only unzipped) and, as root, installs nftables for the packet drops.
+# A missing tier is one loud line, and a failure where CI is set. Ends with one line: N passed, N failed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
+
+mode=${1:-quick}
+case $mode in
+  quick) ;;
+  full) export HOLDFAST_FULL=1 ;;
+  *) echo "usage: ./ci.sh [full]" >&2; exit 2 ;;
+esac
+export REQUIRE_SERVERS=1
+export CARGO_TERM_COLOR=never
+
+log=$(mktemp)
+trap 'rm -f "$log" "$log".*' EXIT
+passed=0 failed=0 skipped=0 troubles=()
+
+say() { printf '\n== %s\n' "$*"; }
+trouble() { failed=$((failed + 1)); troubles+=("$1"); printf '!! %s\n' "$1"; }
+
+# check NAME COMMAND...: one thing that holds or does not.
+check() {
+  local name=$1
+  shift
+  say "$name"
+  if "$@"; then passed=$((passed + 1)); else trouble "$name"; fi
+}
+
+# tests NAME COMMAND...: counts what its "test result:" lines say; an end without any is one failure.
+tests() {
+  local name=$1 status good bad
+  shift
+  say "$name"
+  "$@" 2>&1 | tee "$log.part"
+  status=${PIPESTATUS[0]}
+  cat "$log.part" >>"$log"
+  good=$(sum passed "$log.part")
+  bad=$(sum failed "$log.part")
+  passed=$((passed + good))
+  failed=$((failed + bad))
+  skipped=$((skipped + $(grep -c 'SKIPPED: ' "$log.part")))
+  if [ "$bad" -gt 0 ]; then troubles+=("$name: $bad failed"); fi
+  if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then trouble "$name did not finish (status $status)"; fi
+}
+
+sum() {
+  grep -E '^test result: ' "$2" | grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+limited() {
+  if command -v timeout >/dev/null 2>&1; then timeout --kill-after=30 "$@"; else shift; "$@"; fi
+}
+
+prepare() {
+  say "servers"
+  if [ "$mode" = full ]; then scripts/servers.sh all; else scripts/servers.sh; fi ||
+    echo "!! a server could not be fetched; tests that need one will fail and say so"
+  for server in target/servers/*/*-server; do "$server" --version; done
+  if ! command -v nft >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "nftables"
+    { apt-get update -q && apt-get install -y -q --no-install-recommends nftables iproute2; } >"$log.apt" 2>&1 ||
+      { tail -n 5 "$log.apt"; echo "!! nftables could not be installed; the network tier will say so"; }
+  fi
+}
+
+proof() {
+  mkdir -p docs
+  {
+    echo "# Proof"
+    echo
+    echo "What \`./ci.sh full\` measured; every line was printed by the test or bench that asserts it."
+    echo
+    echo "- date: $(date -u +%Y-%m-%d), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+    echo "- system: $(uname -s) $(uname -r | grep -oE '^[0-9.]+[0-9]'), $(nproc) cores, $(rustc --version | cut -d' ' -f1-2)"
+    for server in target/servers/*/*-server; do
+      echo "- server: $("$server" --version | cut -d' ' -f1-3)"
+    done
+    echo "- tests: $passed passed, $failed failed"
+    echo
+    grep -oE 'FIGURE .*' "$log" | sed 's/^FIGURE /- /' | sort -u
+  } >docs/proof.md
+  echo "figures are in docs/proof.md"
+}
+
+start=$SECONDS
+prepare
+check "format" cargo fmt --all --check
+check "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+check "docs" env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
+if cargo deny --version >/dev/null 2>&1; then
+  check "licences and advisories" cargo deny check
+else
+  say "licences and advisories"
+  echo "!! cargo-deny is not installed: deny.toml was not checked"
+fi
+# Pure tests side by side; those against the clock one at a time.
+tests "unit tests" limited 900 cargo test --workspace --lib --bins --locked
+tests "doc tests" limited 900 cargo test --workspace --doc --locked
+limit=2700
+if [ "$mode" = full ]; then limit=14400; fi
+tests "scenarios" limited $limit cargo test --workspace --test '*' --locked --no-fail-fast -- --test-threads=1 --show-output
+if [ "$mode" = full ]; then
+  say "benches"
+  limited 3600 cargo bench --workspace --benches --locked 2>&1 | tee "$log.part"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || trouble "benches"
+  cat "$log.part" >>"$log"
+fi
+
+say "figures"
+grep -oE 'FIGURE .*' "$log" | sort -u
+if [ "$mode" = full ]; then proof; fi
+echo "took $((SECONDS - start)) s"
+for one in ${troubles[@]+"${troubles[@]}"}; do echo "!! $one"; done
+line="$passed passed, $failed failed"
+if [ "$skipped" -gt 0 ]; then line="$line, $skipped skipped"; fi
+echo "$line"
+[ "$failed" -eq 0 ]
