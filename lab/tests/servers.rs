@@ -5,7 +5,9 @@
     reason = "a test may end here"
 )]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use holdfast_lab::net::dial;
@@ -199,6 +201,49 @@ fn a_server_outlives_the_thread_that_started_it() {
     };
     std::thread::sleep(Duration::from_millis(100));
     runtime().block_on(server.ping()).unwrap();
+}
+
+/// Runs this test again as a child that starts a server and then waits to be killed.
+#[test]
+fn a_server_dies_with_the_process_that_started_it() {
+    const NAME: &str = "a_server_dies_with_the_process_that_started_it";
+    const MARK: &str = "HOLDFAST_LAB_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let server = server_or_skip().await;
+            println!("\npid {}", server.as_ref().map_or(0, Server::pid));
+            sleep(Duration::from_secs(60)).await;
+        });
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(MARK, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let pid = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("pid ")?.parse().ok());
+    let pid: u32 = pid.unwrap();
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    let started = pid != 0;
+    assert_eq!(lives(), started);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let end = std::time::SystemTime::now() + Duration::from_secs(2);
+    while lives() && std::time::SystemTime::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!lives());
 }
 
 #[tokio::test]

@@ -5,18 +5,17 @@
 //! counts from when it was due. Leaves deadlines to the client: nothing is cancelled before the end. Fails never; an
 //! operation that panics is `Failed("panic")`, one that never ends is `Failed("hung")`. Next: [`Report`].
 
+mod drive;
 mod lag;
 mod report;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 pub use self::lag::{LagLog, LagMeter};
 pub use self::report::{Lag, Latencies, Report, Sample};
@@ -157,7 +156,7 @@ impl Load {
             failed: AtomicU64::new(0),
             wrong: AtomicU64::new(0),
         });
-        let task = own(drive(Arc::clone(&shared), operation));
+        let task = own(drive::drive(Arc::clone(&shared), operation));
         Running { shared, task }
     }
 }
@@ -234,128 +233,3 @@ impl Op {
         }
     }
 }
-
-/// What has not ended yet: number, when due, when started.
-type Started = HashMap<Id, (u64, Instant, Instant)>;
-
-async fn drive<F, Fut>(shared: Arc<Shared>, operation: F) -> (Vec<Sample>, LagLog)
-where
-    F: Fn(Op) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Outcome> + Send + 'static,
-{
-    let meter = LagMeter::start();
-    let run = format!(
-        "{:x}-{:x}",
-        std::process::id(),
-        NEXT_RUN.fetch_add(1, Ordering::Relaxed)
-    );
-    let Load {
-        rate,
-        duration,
-        drain,
-        ..
-    } = shared.load;
-    let total = duration.as_nanos() * u128::from(rate) / 1_000_000_000;
-    let total = u64::try_from(total).unwrap_or(u64::MAX);
-    let due = |seq: u64| {
-        shared.start + Duration::from_nanos(seq.saturating_mul(1_000_000_000) / u64::from(rate))
-    };
-    let (mut tasks, mut open, mut samples) = (JoinSet::new(), Started::new(), Vec::new());
-    let mut seq = 0;
-    while seq < total && !shared.stop.load(Ordering::Relaxed) {
-        let now = Instant::now();
-        while seq < total && due(seq) <= now {
-            let task = tasks.spawn(one(
-                operation(op(seq, &run)),
-                due(seq),
-                seq,
-                Arc::clone(&shared),
-            ));
-            open.insert(task.id(), (seq, due(seq), now));
-            shared.started.fetch_add(1, Ordering::Relaxed);
-            seq += 1;
-        }
-        tokio::select! {
-            () = sleep_until(due(seq).max(now + TICK)) => {}
-            () = shared.stopped.notified() => {}
-        }
-        while let Some(ended) = tasks.try_join_next_with_id() {
-            collect(ended, &mut open, &mut samples, &shared);
-        }
-    }
-    let end = Instant::now() + drain;
-    while let Ok(Some(ended)) = timeout_at(end, tasks.join_next_with_id()).await {
-        collect(ended, &mut open, &mut samples, &shared);
-    }
-    for (_, left) in open {
-        samples.push(Sample::lost(left, "hung"));
-    }
-    (samples, meter.finish())
-}
-
-/// Runs one operation; its task is spawned when due, so a late `started` is the runtime's lateness.
-async fn one(
-    operation: impl Future<Output = Outcome>,
-    scheduled: Instant,
-    seq: u64,
-    shared: Arc<Shared>,
-) -> Sample {
-    let started = Instant::now();
-    let outcome = operation.await;
-    let ended = Instant::now();
-    let count = match outcome {
-        Outcome::Ok => &shared.ok,
-        Outcome::Wrong => &shared.wrong,
-        Outcome::Failed(_) => &shared.failed,
-    };
-    count.fetch_add(1, Ordering::Relaxed);
-    Sample {
-        seq,
-        kind: kind(seq),
-        scheduled,
-        started,
-        ended,
-        outcome,
-    }
-}
-
-fn collect(
-    ended: Result<(Id, Sample), tokio::task::JoinError>,
-    open: &mut Started,
-    samples: &mut Vec<Sample>,
-    shared: &Shared,
-) {
-    match ended {
-        Ok((id, sample)) => {
-            open.remove(&id);
-            samples.push(sample);
-        }
-        Err(error) => {
-            if let Some(left) = open.remove(&error.id()) {
-                shared.failed.fetch_add(1, Ordering::Relaxed);
-                samples.push(Sample::lost(left, "panic"));
-            }
-        }
-    }
-}
-
-fn op(seq: u64, run: &str) -> Op {
-    let pair = seq / 2;
-    Op {
-        seq,
-        kind: kind(seq),
-        key: format!("load:{run}:{pair}"),
-        value: format!("value:{run}:{pair}"),
-    }
-}
-
-fn kind(seq: u64) -> Kind {
-    if seq.is_multiple_of(2) {
-        Kind::Write
-    } else {
-        Kind::Read
-    }
-}
-
-static NEXT_RUN: AtomicU64 = AtomicU64::new(0);
-const TICK: Duration = Duration::from_micros(500);

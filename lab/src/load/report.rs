@@ -69,7 +69,7 @@ impl Sample {
     pub(super) fn lost((seq, scheduled, started): (u64, Instant, Instant), class: &str) -> Self {
         Self {
             seq,
-            kind: super::kind(seq),
+            kind: super::drive::kind(seq),
             scheduled,
             started,
             ended: Instant::now(),

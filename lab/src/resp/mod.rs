@@ -8,6 +8,7 @@ mod fake;
 mod session;
 mod store;
 mod wire;
+mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::fake::RespFake;
-use self::session::{Session, World};
+use self::session::Session;
 use self::wire::{Reply, take_command};
+use self::world::World;
 use crate::LabError;
 use crate::proxy::Listen;
 use crate::task::{Owned, own};

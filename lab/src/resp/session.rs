@@ -1,39 +1,16 @@
 //! One connection of an embedded server: who it is, what it said, and the commands about connections and the server.
 //!
-//! Owns the state of a connection (name, dialect, MULTI) and the list of all connections. Promises one reply per
-//! command, in order. Leaves sockets to [`super`] and keys to [`super::store`]. A command it does not know is an
-//! `-ERR`, as in Redis.
+//! Owns the state of a connection: its dialect and its MULTI. Promises one reply per command, in order. Leaves sockets
+//! to [`super`], keys and the list of connections to [`super::world`]. A command it does not know is an `-ERR`, as in
+//! Redis. Next: [`super::wire`].
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use super::store::Store;
 use super::wire::Reply;
-
-/// What all connections share.
-#[derive(Debug, Default)]
-pub(super) struct World {
-    pub(super) addr: String,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    store: Store,
-    clients: BTreeMap<u64, Client>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Client {
-    peer: SocketAddr,
-    name: String,
-    killed: Arc<Notify>,
-}
+use super::world::World;
 
 /// One connection.
 pub(super) struct Session {
@@ -45,40 +22,9 @@ pub(super) struct Session {
     queued: Option<Vec<(String, Vec<Vec<u8>>)>>,
 }
 
-impl World {
-    pub(super) fn at(addr: SocketAddr) -> Self {
-        Self {
-            addr: addr.to_string(),
-            state: Mutex::default(),
-        }
-    }
-
-    pub(super) fn clients(&self) -> usize {
-        self.lock().clients.len()
-    }
-
-    pub(super) fn accepts(&self) -> u64 {
-        self.lock().next
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Session {
     pub(super) fn new(world: Arc<World>, peer: SocketAddr) -> Self {
-        let killed = Arc::new(Notify::new());
-        let mut state = world.lock();
-        state.next += 1;
-        let id = state.next;
-        let client = Client {
-            peer,
-            name: String::new(),
-            killed: Arc::clone(&killed),
-        };
-        state.clients.insert(id, client);
-        drop(state);
+        let (id, killed) = world.enter(peer);
         Self {
             id,
             resp3: false,
@@ -145,7 +91,7 @@ impl Session {
                 self.client(&sub, rest)
             }
             _ => {
-                let known = self.world.lock().store.apply(name, args, Instant::now());
+                let known = self.world.apply(name, args);
                 known.unwrap_or_else(|| Reply::error(format!("ERR unknown command '{name}'")))
             }
         }
@@ -211,24 +157,20 @@ impl Session {
             ("ID", []) => Reply::Int(i64::try_from(self.id).unwrap_or(0)),
             ("SETINFO" | "NO-EVICT" | "NO-TOUCH", _) => Reply::Ok,
             ("SETNAME", [name]) => {
-                if let Some(client) = self.world.lock().clients.get_mut(&self.id) {
-                    client.name = text(name);
-                }
+                self.world.rename(self.id, text(name));
                 Reply::Ok
             }
-            ("GETNAME", []) => {
-                let state = self.world.lock();
-                let name = state.clients.get(&self.id).map(|c| c.name.clone());
-                name.filter(|name| !name.is_empty())
-                    .map_or(Reply::Nil, Reply::bulk)
-            }
-            ("INFO", []) => Reply::Text(self.list(Some(&[self.id]))),
-            ("LIST", []) => Reply::Text(self.list(None)),
+            ("GETNAME", []) => match self.world.name_of(self.id) {
+                name if name.is_empty() => Reply::Nil,
+                name => Reply::bulk(name),
+            },
+            ("INFO", []) => Reply::Text(self.world.list(Some(&[self.id]))),
+            ("LIST", []) => Reply::Text(self.world.list(None)),
             ("LIST", [kind, ids @ ..]) if kind.eq_ignore_ascii_case(b"ID") => {
                 let ids: Vec<u64> = ids.iter().filter_map(|id| text(id).parse().ok()).collect();
-                Reply::Text(self.list(Some(&ids)))
+                Reply::Text(self.world.list(Some(&ids)))
             }
-            ("KILL", [addr]) => match self.kill(None, Some(&text(addr))) {
+            ("KILL", [addr]) => match self.world.kill(self.id, None, Some(&text(addr))) {
                 0 => Reply::error("ERR No such client"),
                 _ => Reply::Ok,
             },
@@ -257,44 +199,13 @@ impl Session {
         if id.is_none() && addr.is_none() {
             return Reply::error("ERR syntax error");
         }
-        Reply::Int(self.kill(id, addr.as_deref()))
-    }
-
-    /// Kills every other connection that fits all that is given.
-    fn kill(&self, id: Option<u64>, addr: Option<&str>) -> i64 {
-        let state = self.world.lock();
-        let mut killed = 0;
-        for (number, client) in &state.clients {
-            let fits = id.is_none_or(|id| id == *number)
-                && addr.is_none_or(|addr| addr == client.peer.to_string());
-            if fits && *number != self.id {
-                client.killed.notify_one();
-                killed += 1;
-            }
-        }
-        killed
-    }
-
-    fn list(&self, only: Option<&[u64]>) -> String {
-        let state = self.world.lock();
-        let chosen = state
-            .clients
-            .iter()
-            .filter(|(id, _)| only.is_none_or(|only| only.contains(id)));
-        chosen.fold(String::new(), |text, (id, client)| {
-            let resp = if *id == self.id && self.resp3 { 3 } else { 2 };
-            let Client { peer, name, .. } = client;
-            text + &format!(
-                "id={id} addr={peer} laddr={} fd=8 name={name} age=0 idle=0 flags=N db=0 cmd=client user=default resp={resp}\n",
-                self.world.addr
-            )
-        })
+        Reply::Int(self.world.kill(self.id, id, addr.as_deref()))
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.world.lock().clients.remove(&self.id);
+        self.world.leave(self.id);
     }
 }
 

@@ -5,6 +5,7 @@
 //! Fails with a [`LabError`] that says what to do; a missing server is a failure where `CI` or `REQUIRE_SERVERS` is
 //! set and a loud skip elsewhere ([`server_or_skip`]). Next: [`find`](self::Find), `process`.
 
+mod builder;
 mod find;
 mod process;
 
@@ -17,9 +18,10 @@ use redis::{AsyncConnectionConfig, Client};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use self::builder::Builder;
 pub use self::find::{Binary, Find, Servers};
 use self::process::Process;
-use crate::net::{ask, dial, free_port};
+use crate::net::{ask, dial};
 use crate::{LabError, census};
 
 /// A running server process.
@@ -32,16 +34,6 @@ pub struct Server {
     password: Option<String>,
     /// Connections the lab itself opened; not counted as the client's.
     own: AtomicU64,
-}
-
-/// How to start a [`Server`].
-#[derive(Clone, Debug, Default)]
-pub struct Builder {
-    find: Find,
-    ip: Option<IpAddr>,
-    port: Option<u16>,
-    args: Vec<String>,
-    password: Option<String>,
 }
 
 /// A server as it comes, or `None` after a loud line where none can be had.
@@ -215,128 +207,6 @@ impl Server {
             sleep(Duration::from_millis(5)).await;
         }
     }
-}
-
-impl Builder {
-    /// Which binary; any by default.
-    #[must_use]
-    pub fn kind(mut self, find: Find) -> Self {
-        self.find = find;
-        self
-    }
-
-    /// The address to listen at; one of its own by default.
-    ///
-    /// # Panics
-    /// When it is no address.
-    #[must_use]
-    pub fn ip(mut self, ip: impl ToString) -> Self {
-        let text = ip.to_string();
-        match text.parse() {
-            Ok(ip) => self.ip = Some(ip),
-            Err(_) => panic!("{text} is not an IP address"),
-        }
-        self
-    }
-
-    /// The port; a free one by default.
-    #[must_use]
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = Some(port);
-        self
-    }
-
-    /// One more option and its value: `("--maxclients", "10")`.
-    #[must_use]
-    pub fn arg(mut self, option: impl Into<String>, value: impl Into<String>) -> Self {
-        self.args.push(option.into());
-        self.args.push(value.into());
-        self
-    }
-
-    /// Requires a password.
-    #[must_use]
-    pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.password = Some(password.into());
-        self
-    }
-
-    /// Starts it and waits for its first answer.
-    ///
-    /// # Errors
-    /// When there is no such server, or it does not answer within ten seconds.
-    pub async fn start(self) -> Result<Server, LabError> {
-        let find = self.find.clone();
-        // Fetching takes seconds: not on a runtime thread.
-        let binary = tokio::task::spawn_blocking(move || find::find(&find))
-            .await
-            .map_err(|error| LabError::new("the search for a server died").because(error))??;
-        let mut last = None;
-        // The port was free a moment ago; someone else may have it by now.
-        for _ in 0..5 {
-            let server = self.make(&binary)?;
-            server.process.start(&server.binary.path, &server.args)?;
-            match server.until_ready().await {
-                Ok(()) => return Ok(server),
-                Err(error) => last = Some(error),
-            }
-            if self.port.is_some() {
-                break;
-            }
-        }
-        Err(last.unwrap_or_else(|| LabError::new("the server did not start")))
-    }
-
-    /// As [`start`](Self::start); `None` after a loud line where no server can be had.
-    ///
-    /// # Panics
-    /// Where `CI` or `REQUIRE_SERVERS` is set.
-    pub async fn start_or_skip(self) -> Option<Server> {
-        match self.start().await {
-            Ok(server) => Some(server),
-            Err(error) if must_have() => panic!("a server is required here: {error}"),
-            Err(error) => {
-                eprintln!("SKIPPED: {error}");
-                None
-            }
-        }
-    }
-
-    fn make(&self, binary: &Binary) -> Result<Server, LabError> {
-        let ip = self.ip.unwrap_or_else(|| crate::ip().into());
-        let unbound =
-            |error: std::io::Error| LabError::new(format!("cannot bind {ip}")).because(error);
-        let addr = match self.port {
-            Some(port) => SocketAddr::new(ip, port),
-            None => free_port(ip).map_err(unbound)?,
-        };
-        let process = Process::in_new_folder(&addr.to_string().replace([':', '.'], "-"))?;
-        let folder = process.folder().to_string_lossy().into_owned();
-        let (ip, port) = (ip.to_string(), addr.port().to_string());
-        let mut words = vec!["--bind", &ip, "--port", &port, "--dir", &folder];
-        words.extend(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
-        if binary.major() >= 7 {
-            words.extend(["--enable-debug-command", "yes"]);
-        }
-        if let Some(password) = &self.password {
-            words.extend(["--requirepass", password]);
-        }
-        let mut args: Vec<String> = words.into_iter().map(str::to_owned).collect();
-        args.extend(self.args.iter().cloned());
-        Ok(Server {
-            process,
-            binary: binary.clone(),
-            addr,
-            args,
-            password: self.password.clone(),
-            own: AtomicU64::new(0),
-        })
-    }
-}
-
-/// Whether a missing server is a failure.
-fn must_have() -> bool {
-    is_set("CI") || is_set("REQUIRE_SERVERS")
 }
 
 /// Whether this variable of the environment says yes.
