@@ -1,0 +1,189 @@
+//! What the scenarios share: a stage, the load on it, and the promises that hold in every one of them.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part, and a test may end here"
+)]
+
+use std::time::Duration;
+
+use holdfast_lab::load::{Kind, Lag, Report, Running};
+use holdfast_lab::{Load, Op, Outcome, Proxy, Server, server_or_skip};
+use redis_holdfast::redis::{self, RedisError, aio::ConnectionLike};
+use redis_holdfast::{Client, Error};
+use tokio::time::Instant;
+
+pub const SECOND: Duration = Duration::from_secs(1);
+/// The budget of a call in all scenarios.
+pub const CALL_TIMEOUT: Duration = Duration::from_millis(250);
+/// Promise 1: no call is later than its deadline and this, beside the machine's own lag.
+pub const GRACE: Duration = Duration::from_millis(10);
+pub const RATE: u32 = 1000;
+
+pub const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Whether the long figures are asked for.
+pub fn is_full() -> bool {
+    std::env::var_os("HOLDFAST_FULL").is_some()
+}
+
+/// A server behind a proxy, and a client that has connected through it.
+pub struct Stage {
+    pub server: Server,
+    pub proxy: Proxy,
+    pub client: Client,
+}
+
+/// Nothing where there is no server.
+pub async fn stage() -> Option<Stage> {
+    let server = server_or_skip().await?;
+    let proxy = Proxy::start(server.addr()).await.unwrap();
+    let client = connect(&proxy.url()).await;
+    Some(Stage {
+        server,
+        proxy,
+        client,
+    })
+}
+
+/// A client with the scenarios' call timeout and every other default, ready.
+pub async fn connect(url: &str) -> Client {
+    let client = Client::builder(url)
+        .unwrap()
+        .call_timeout(CALL_TIMEOUT)
+        .build()
+        .unwrap();
+    client.wait_ready(SECOND * 5).await.unwrap();
+    client
+}
+
+/// Half SET, half GET, unique values, at a constant rate, whatever the client does.
+pub fn start<C>(client: C, rate: u32, duration: Duration) -> Running
+where
+    C: ConnectionLike + Clone + Send + Sync + 'static,
+{
+    Load::new(rate)
+        .duration(duration)
+        .deadline(CALL_TIMEOUT)
+        .start(move |op| call(client.clone(), op))
+}
+
+pub async fn call<C: ConnectionLike>(mut client: C, op: Op) -> Outcome {
+    let ended = match op.kind {
+        Kind::Write => {
+            let done = redis::cmd("SET")
+                .arg(&op.key)
+                .arg(&op.value)
+                .query_async::<String>(&mut client)
+                .await;
+            done.map(|reply| {
+                if reply == "OK" {
+                    Outcome::Ok
+                } else {
+                    Outcome::Wrong
+                }
+            })
+        }
+        _ => {
+            let found = redis::cmd("GET")
+                .arg(&op.key)
+                .query_async::<Option<String>>(&mut client)
+                .await;
+            // A write that failed left nothing to read: that is not a wrong reply.
+            found.map(|found| {
+                if found.is_none() {
+                    Outcome::Ok
+                } else {
+                    op.judge(found.as_deref())
+                }
+            })
+        }
+    };
+    ended.unwrap_or_else(|error| Outcome::failed(class(&error)))
+}
+
+/// The kind of our error, or of redis'.
+pub fn class(error: &RedisError) -> String {
+    match Error::find_in(error) {
+        Some(ours) => format!(
+            "{}/{}{}",
+            ours.kind().as_str(),
+            ours.phase(),
+            if ours.may_have_executed() { "?" } else { "" }
+        ),
+        None if error.is_timeout() => "timeout".to_owned(),
+        None => format!("redis {:?}", error.kind()),
+    }
+}
+
+/// What holds in every scenario: nobody late, nobody wrong, no pile.
+pub fn always(report: &Report) {
+    let late = report.over(CALL_TIMEOUT + GRACE, Lag::Counted);
+    assert_eq!(
+        late,
+        0,
+        "calls later than deadline + {GRACE:?} + lag {:?}: {}",
+        report.lag().max(),
+        show(report)
+    );
+    assert_eq!(report.wrong(), 0, "wrong replies: {}", show(report));
+    assert!(
+        report.peak_outstanding() <= 300,
+        "peak outstanding {}: {}",
+        report.peak_outstanding(),
+        show(report)
+    );
+}
+
+/// New calls are refused from `limit` after `onset` on, until `heal`.
+pub fn refused_within(report: &Report, onset: Instant, limit: Duration, heal: Instant) -> Duration {
+    let last_slow = report
+        .samples()
+        .iter()
+        .filter(|sample| {
+            sample.scheduled >= onset
+                && sample.scheduled < heal
+                && sample.latency() > ms(20) + report.lag().max()
+        })
+        .map(|sample| sample.scheduled)
+        .max();
+    let took = last_slow.map_or(Duration::ZERO, |last| last - onset);
+    assert!(
+        took <= limit,
+        "still waiting {took:?} after the onset: {}",
+        show(report)
+    );
+    took
+}
+
+/// 99 % of the calls are served from `limit` after `heal` on.
+pub fn recovered_within(report: &Report, heal: Instant, limit: Duration) -> Duration {
+    let recovered = report.recovered_after(heal, 0.99);
+    let took = recovered.map(|at| at - heal);
+    assert!(
+        took.is_some_and(|took| took <= limit + report.lag().max_between(heal, heal + limit)),
+        "recovered after {took:?}: {}",
+        show(report)
+    );
+    took.unwrap()
+}
+
+pub fn show(report: &Report) -> String {
+    let classes: Vec<String> = report
+        .latencies()
+        .iter()
+        .map(|(class, latencies)| format!("{class}: {latencies:?}"))
+        .collect();
+    format!(
+        "{} calls, {} ok, {} wrong, peak {}, lag {:?}\n  {}",
+        report.total(),
+        report.ok(),
+        report.wrong(),
+        report.peak_outstanding(),
+        report.lag().max(),
+        classes.join("\n  ")
+    )
+}
