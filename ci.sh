@@ -70,6 +70,22 @@ prepare() {
   fi
 }
 
+# Each feature alone, and none: whoever switches one off must still have a crate.
+each_feature() {
+  local features one
+  features=$(cargo metadata --no-deps --format-version 1 --locked | python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    if package["name"] == "redis-holdfast":
+        print(*(name for name in package["features"] if name != "default"))') || return 1
+  [ -n "$features" ] || return 0
+  cargo check -q -p redis-holdfast --no-default-features --locked || return 1
+  for one in $features; do
+    echo "$one"
+    cargo check -q -p redis-holdfast --no-default-features --features "$one" --locked || return 1
+  done
+}
+
 proof() {
   mkdir -p docs
   {
@@ -93,6 +109,7 @@ start=$SECONDS
 prepare
 check "format" cargo fmt --all --check
 check "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+check "each feature alone" each_feature
 check "docs" env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
 if cargo deny --version >/dev/null 2>&1; then
   check "licences and advisories" cargo deny check

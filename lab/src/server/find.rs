@@ -70,14 +70,23 @@ pub(super) fn find(wanted: &Find) -> Result<Binary, LabError> {
         return identify(path)
             .ok_or_else(|| LabError::new(format!("{} does not run as a server", path.display())));
     }
-    if let Some(binary) = Servers::find_all().into_iter().find(|b| wanted.fits(b)) {
+    if let Some(named) = env::var_os("HOLDFAST_SERVER")
+        && identify(Path::new(&named)).is_none()
+    {
+        let text = format!("HOLDFAST_SERVER names {named:?}, which does not run as a server");
+        return Err(LabError::new(text));
+    }
+    let first = || {
+        candidates()
+            .iter()
+            .filter_map(|path| identify(path))
+            .find(|b| wanted.fits(b))
+    };
+    if let Some(binary) = first() {
         return Ok(binary);
     }
     fetch(wanted)?;
-    Servers::find_all()
-        .into_iter()
-        .find(|binary| wanted.fits(binary))
-        .ok_or_else(|| LabError::new(format!("no server fits {wanted:?}; {HOW}")))
+    first().ok_or_else(|| LabError::new(format!("no server fits {wanted:?}; {HOW}")))
 }
 
 impl Find {
