@@ -92,3 +92,19 @@ async fn one_silent_link_of_a_live_endpoint_is_swapped() {
         "plain SETs and GETs succeed behind the fence"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_thaws_before_its_link_is_given_up_is_served_again() {
+    let Some(stage) = stage().await else { return };
+    let running = start(stage.client.clone(), RATE, SECOND * 4);
+    sleep(SECOND).await;
+    stage.server.freeze();
+    running.mark("frozen");
+    sleep(ms(700)).await;
+    stage.server.thaw();
+    let heal = running.mark("thawed");
+    let report = running.finish().await;
+    println!("{}", show(&report));
+    always(&report);
+    recovered_within(&report, heal, ms(500));
+}

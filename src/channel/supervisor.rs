@@ -154,10 +154,33 @@ impl<C: Dial> Supervisor<C> {
             LinkState::Healthy if before != Sight::Fine => {
                 self.patience.on_acquittal(now);
                 self.candidate = None;
+                self.restore(now);
             }
             LinkState::Dead { error, by_peer } => self.on_death(error, by_peer, now),
             LinkState::Healthy | LinkState::Suspect { .. } | LinkState::Unresponsive { .. } => {}
         }
+    }
+
+    /// The silent link spoke while calls were refused: its own answers are the proof that it serves.
+    fn restore(&mut self, now: Instant) {
+        if !self.is_down || !self.may_close(now) {
+            return;
+        }
+        if let Some(held) = &self.held {
+            self.hub.gate.set(Gate::Up(Serving {
+                wire: held.wire.clone(),
+                fenced: Vec::new(),
+            }));
+            self.in_service();
+        }
+    }
+
+    /// Calls are served again.
+    fn in_service(&mut self) {
+        self.served_once = true;
+        self.is_down = false;
+        self.trouble = None;
+        self.probe = Probe::Early;
     }
 
     fn on_death(&mut self, error: Error, by_peer: bool, now: Instant) {
@@ -483,10 +506,7 @@ impl<C: Dial> Supervisor<C> {
         }
         self.prober.rest();
         self.held = Some(Held::new(wire, now, &self.hub.metrics));
-        self.served_once = true;
-        self.is_down = false;
-        self.trouble = None;
-        self.probe = Probe::Early;
+        self.in_service();
     }
 
     /// Closes the circuit for a verified connection, unless the endpoint has to rest.
