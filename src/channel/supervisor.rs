@@ -112,7 +112,7 @@ impl<C: Dial> Supervisor<C> {
             tokio::select! {
                 () = Held::changed(&mut self.held) => self.on_link(Instant::now()),
                 sighting = self.prober.next() => self.on_sighting(sighting, Instant::now()).await,
-                _ = self.maps.changed() => {}
+                () = next_map(&mut self.maps) => {}
                 () = self.hub.alarm.notified() => self.on_alarm(Instant::now()),
                 () = sleep_until(wake) => self.on_tick(Instant::now()).await,
             }
@@ -650,6 +650,13 @@ impl<C: Dial> Supervisor<C> {
             retired.over().await;
         }
         self.hub.metrics.refresh(Instant::now());
+    }
+}
+
+/// Waits for the next map. A topology that never changes has nobody left to tell of changes.
+async fn next_map(maps: &mut watch::Receiver<Arc<Map>>) {
+    if maps.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
