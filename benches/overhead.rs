@@ -27,7 +27,12 @@ use redis_holdfast::{
 
 const CALLERS: [usize; 3] = [1, 64, 512];
 const CELL: Duration = Duration::from_millis(1000);
-const CONTENDERS: [&str; 4] = ["MultiplexedConnection", "ConnectionManager", "deadpool-redis", "redis-holdfast"];
+const CONTENDERS: [&str; 4] = [
+    "MultiplexedConnection",
+    "ConnectionManager",
+    "deadpool-redis",
+    "redis-holdfast",
+];
 
 /// What one cell of the table measured.
 #[derive(Clone, Copy)]
@@ -40,7 +45,12 @@ struct Cell {
 /// User and system time of this process so far.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 10)
 }
@@ -50,7 +60,10 @@ where
     C: ConnectionLike + Send + Sync + 'static,
     F: Fn() -> C,
 {
-    let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, calls) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let (started, spent) = (Instant::now(), cpu());
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
@@ -89,12 +102,27 @@ where
 struct Pooled(deadpool_redis::Pool);
 
 impl ConnectionLike for Pooled {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a redis::Cmd) -> redis::RedisFuture<'a, redis::Value> {
+    fn req_packed_command<'a>(
+        &'a mut self,
+        cmd: &'a redis::Cmd,
+    ) -> redis::RedisFuture<'a, redis::Value> {
         Box::pin(async move { self.0.get().await.unwrap().req_packed_command(cmd).await })
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a redis::Pipeline, offset: usize, count: usize) -> redis::RedisFuture<'a, Vec<redis::Value>> {
-        Box::pin(async move { self.0.get().await.unwrap().req_packed_commands(pipeline, offset, count).await })
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a redis::Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> redis::RedisFuture<'a, Vec<redis::Value>> {
+        Box::pin(async move {
+            self.0
+                .get()
+                .await
+                .unwrap()
+                .req_packed_commands(pipeline, offset, count)
+                .await
+        })
     }
 
     fn get_db(&self) -> i64 {
@@ -106,10 +134,15 @@ async fn measure(server: &Server, rounds: usize) -> Vec<Vec<Vec<Cell>>> {
     let client = redis::Client::open(server.url()).unwrap();
     let mut bare = client.get_multiplexed_async_connection().await.unwrap();
     let manager = client.get_connection_manager().await.unwrap();
-    let pool = deadpool_redis::Config::from_url(server.url()).create_pool(Some(deadpool_redis::Runtime::Tokio1)).unwrap();
+    let pool = deadpool_redis::Config::from_url(server.url())
+        .create_pool(Some(deadpool_redis::Runtime::Tokio1))
+        .unwrap();
     let ours = Client::builder(&server.url()).unwrap().build().unwrap();
     ours.wait_ready(Duration::from_secs(5)).await.unwrap();
-    let _: () = bare.set("overhead:key", [7_u8; 32].as_slice()).await.unwrap();
+    let _: () = bare
+        .set("overhead:key", [7_u8; 32].as_slice())
+        .await
+        .unwrap();
     let mut cells = vec![vec![Vec::new(); CONTENDERS.len()]; CALLERS.len()];
     for _ in 0..rounds {
         for (row, callers) in CALLERS.into_iter().enumerate() {
@@ -129,11 +162,22 @@ fn median(cells: &[Cell], of: impl Fn(&Cell) -> f64) -> f64 {
 }
 
 fn main() {
-    let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(5);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let rounds = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(5);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let cells = runtime.block_on(async {
         let server = server_or_skip().await?;
-        println!("{} {}, {rounds} rounds of {CELL:?} per cell", server.kind(), server.version());
+        println!(
+            "{} {}, {rounds} rounds of {CELL:?} per cell",
+            server.kind(),
+            server.version()
+        );
         Some(measure(&server, rounds).await)
     });
     let Some(cells) = cells else { return };
@@ -153,12 +197,15 @@ fn main() {
                 ratio(|cell| cell.p50_micros),
             );
             if name == "redis-holdfast" && callers > 1 {
-                broken |= ratio(|cell| cell.cpu_micros) > 0.9 || ratio(|cell| cell.per_second) < 1.05;
+                broken |=
+                    ratio(|cell| cell.cpu_micros) > 0.9 || ratio(|cell| cell.per_second) < 1.05;
             }
         }
     }
     if broken {
-        println!("FIGURE overhead promise broken: CPU <= 0.9 x and throughput >= 1.05 x bare at 64 and 512 callers");
+        println!(
+            "FIGURE overhead promise broken: CPU <= 0.9 x and throughput >= 1.05 x bare at 64 and 512 callers"
+        );
         std::process::exit(1);
     }
 }

@@ -35,9 +35,9 @@ impl Deadline {
         self.at
     }
 
-    /// When the call began.
-    pub(crate) fn start(&self) -> Instant {
-        self.start
+    /// How long the call may take in all.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.at.saturating_duration_since(self.start)
     }
 
     /// How long the call has run at `now`.

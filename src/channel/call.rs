@@ -9,14 +9,14 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::time::Instant;
 
 use super::{
-    Hub,
-    connect::{Recall, Wire},
+    Shared,
+    connect::{Dial, Wire},
     gate::{Gate, Place, Serving},
 };
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
     error::Executed,
     layer::timeout::Expire,
     net::link::{
-        job::{End, Outcome, Sent},
+        LinkId,
+        job::{End, Job, Outcome, Sent, Ticket},
         mailbox::Rejected,
     },
     request::{Shape, Values, commands::Effect},
@@ -35,253 +36,196 @@ use crate::{
 const MOVES: u8 = 3;
 
 /// A call's future. Dropping it takes the call back if no byte of it was sent; else its reply is swallowed.
-pub(crate) struct Call<W: Wire> {
-    hub: Arc<Hub<W>>,
-    stage: Stage<W>,
+pub(crate) struct Call<C: Dial> {
+    /// The client lives as long as its calls.
+    shared: Arc<Shared<C>>,
+    ticket: Ticket,
+    stage: Stage,
     shape: Shape,
-    effect: Effect,
     deadline: Deadline,
     moves: u8,
+    ramping: bool,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a call is one or the other for its whole life; a box would cost each call an allocation"
-)]
-enum Stage<W: Wire> {
-    /// On the way to a link; `carry` says what happened on the last one.
+enum Stage {
+    /// On the way to a link; `carry` is what the last one let go.
     Seeking {
-        request: Request,
-        carry: Option<Carry<W>>,
+        carry: Option<Box<End>>,
         place: Option<Place>,
     },
-    Sent {
-        wire: W,
-        ticket: W::Ticket,
-    },
+    /// In the hands of this link.
+    Sent(LinkId),
     /// Known without asking a server.
-    Known(Result<Values, Error>),
+    Known(Option<Result<Values, Error>>),
     Over,
 }
 
-/// What a call brings along from a link that let it go.
-struct Carry<W> {
-    from: W,
-    end: End,
+/// What came of looking for a link.
+enum Found {
+    Link(LinkId),
+    Wait,
 }
 
-enum Step<W: Wire> {
-    Sent {
-        wire: W,
-        ticket: W::Ticket,
-    },
-    Wait {
-        request: Request,
-        carry: Option<Carry<W>>,
-    },
-    Fail(Error),
-}
-
-impl<W: Wire> Call<W> {
-    pub(super) fn new(hub: Arc<Hub<W>>, request: Request, deadline: Deadline) -> Self {
-        hub.enter();
-        let (shape, effect) = (request.shape().clone(), request.effect());
+impl<C: Dial> Call<C> {
+    pub(super) fn new(shared: Arc<Shared<C>>, request: Request, deadline: Deadline) -> Self {
+        let shape = request.shape().clone();
         let stage = if let Some(reason) = request.refusal() {
-            Stage::Known(Err(Error::new(ErrorKind::Refused, Phase::Queue, reason)))
+            Stage::Known(Some(Err(Error::new(
+                ErrorKind::Refused,
+                Phase::Queue,
+                reason,
+            ))))
         } else if request.expected().owed() == 0 {
-            Stage::Known(Ok(Values::Many(Vec::new())))
+            Stage::Known(Some(Ok(Values::Many(Vec::new()))))
         } else {
             Stage::Seeking {
-                request,
                 carry: None,
                 place: None,
             }
         };
+        let ticket = Ticket::new(Job::new(request));
         Self {
-            hub,
+            shared,
+            ticket,
             stage,
             shape,
-            effect,
             deadline,
             moves: 0,
+            ramping: false,
         }
     }
 
-    fn seek(&self, mut request: Request, mut carry: Option<Carry<W>>) -> Step<W> {
-        loop {
-            let gate = self.hub.gate.load();
-            let serving = match &**gate {
-                Gate::Waiting => return Step::Wait { request, carry },
-                Gate::Down(refusal) => return Step::Fail(self.refused(refusal, carry.as_ref())),
-                Gate::Up(serving) => serving,
-            };
-            if let Some(carry) = &carry {
-                if carry.from.id() == serving.wire.id() {
-                    return Step::Wait {
-                        request,
-                        carry: Some(Carry {
-                            from: carry.from.clone(),
-                            end: carry.end.clone(),
-                        }),
-                    };
-                }
-                if !self.may_follow(carry, serving) {
-                    return Step::Fail(self.spent(&carry.end));
-                }
+    /// Hands the job to the link in service, if it may go there.
+    fn seek(&mut self, carry: Option<&End>) -> Result<Found, Error> {
+        let hub = &self.shared.hub;
+        let gate = hub.gate.load();
+        let serving = match &**gate {
+            Gate::Waiting => return Ok(Found::Wait),
+            Gate::Down(refusal) => return Err(self.refused(refusal, carry)),
+            Gate::Up(serving) => serving,
+        };
+        let origin = serving.wire.origin();
+        if let Some(end) = carry {
+            if end.from.id == origin.id {
+                return Ok(Found::Wait);
             }
-            if let Some(refusal) = self.hub.ramp_refusal() {
-                return Step::Fail(refusal);
+            if !self.may_follow(end, serving) {
+                return Err(self.spent(end));
             }
-            match serving.wire.submit(request) {
-                Ok(ticket) => {
-                    return Step::Sent {
-                        wire: serving.wire.clone(),
-                        ticket,
-                    };
-                }
-                Err((Rejected::Full, _)) => return Step::Fail(self.hub.overloaded()),
-                Err((Rejected::Closed, Some(back))) => {
-                    request = back;
-                    let end = End {
-                        sent: Sent::Never,
-                        error: self.hub.lost(),
-                    };
-                    carry = Some(Carry {
-                        from: serving.wire.clone(),
-                        end: carry.map_or(end, |carry| carry.end),
-                    });
-                }
-                Err((Rejected::Closed, None)) => return Step::Fail(self.hub.lost()),
-            }
+        }
+        if !self.ramping {
+            self.ramping = hub.enter_ramp()?;
+        }
+        match serving.wire.submit(self.ticket.job().clone()) {
+            Ok(()) => Ok(Found::Link(origin.id)),
+            // It ended a moment ago, and the gate is about to say so.
+            Err(Rejected::Closed) => Ok(Found::Wait),
+            Err(Rejected::Full) => Err(hub.overloaded()),
         }
     }
 
     /// Whether what ended on one link may be sent on another.
-    fn may_follow(&self, carry: &Carry<W>, serving: &Serving<W>) -> bool {
-        if carry.end.sent == Sent::Never {
+    fn may_follow(&self, end: &End, serving: &Serving<C::Wire>) -> bool {
+        if end.sent == Sent::Never {
             return true;
         }
         let (old, new) = (
-            &carry.from.greeting().identity,
-            &serving.wire.greeting().identity,
+            &end.from.greeting.identity,
+            &serving.wire.origin().greeting.identity,
         );
         let same_server = old.is_some() && old == new;
-        match self.effect {
+        match self.ticket.job().effect() {
             Effect::None => same_server,
-            Effect::Overwrite => same_server && serving.fenced.contains(&carry.from.id()),
+            Effect::Overwrite => same_server && serving.fenced.contains(&end.from.id),
             Effect::Once => false,
         }
     }
 
     /// A link let the call go: on to the next one, or the end.
-    fn after_end(&mut self, wire: W, ticket: &W::Ticket, end: End) -> Option<Error> {
-        let (_, request) = ticket.recall();
+    fn after_end(&mut self, end: End) -> Result<(), Error> {
+        self.moves += 1;
+        let effect = self.ticket.job().effect();
         // Only a lost connection is followed: a reply that was too large would be so again.
         let lost = end.error.kind() == ErrorKind::ConnectionLost;
-        self.moves += 1;
-        let (Some(request), true) = (request, lost && self.moves <= MOVES) else {
-            return Some(self.spent(&end));
-        };
-        if end.sent == Sent::Maybe && (self.effect == Effect::Once || self.moves > 1) {
-            return Some(self.spent(&end));
+        let spent = end.sent == Sent::Maybe && (effect == Effect::Once || self.moves > 1);
+        if !lost || spent || self.moves > MOVES {
+            return Err(self.spent(&end));
         }
-        self.hub.moved(end.sent, self.effect);
+        let Some(ticket) = self.ticket.renew() else {
+            return Err(self.spent(&end));
+        };
+        self.ticket = ticket;
+        self.shared.hub.moved(end.sent, effect);
         self.stage = Stage::Seeking {
-            request,
-            carry: Some(Carry { from: wire, end }),
+            carry: Some(Box::new(end)),
             place: None,
         };
-        None
+        Ok(())
     }
 
     fn spent(&self, end: &End) -> Error {
-        let executed = match end.sent {
-            Sent::Never => Executed::Never,
-            Sent::Maybe => Executed::Maybe,
-        };
         end.error
             .clone()
-            .executed(executed)
+            .executed(executed(end.sent))
             .after(self.deadline.waited(Instant::now()))
     }
 
-    fn refused(&self, refusal: &Error, carry: Option<&Carry<W>>) -> Error {
+    fn refused(&self, refusal: &Error, carry: Option<&End>) -> Error {
         match carry {
-            Some(carry) if carry.end.sent == Sent::Maybe => self.spent(&carry.end),
+            Some(end) if end.sent == Sent::Maybe => self.spent(end),
             _ => refusal.clone(),
         }
     }
 
-    fn complete(&mut self, result: Result<Values, Error>) -> Poll<Result<Reply, Error>> {
-        self.stage = Stage::Over;
-        if result.is_ok() {
-            self.hub.call_ended(false);
+    /// Looks for a link until there is one or nothing to do but wait.
+    fn poll_seek(
+        &mut self,
+        cx: &mut Context<'_>,
+        carry: Option<Box<End>>,
+        mut place: Option<Place>,
+    ) -> Poll<Result<(), Error>> {
+        let mut found = self.seek(carry.as_deref());
+        if matches!(found, Ok(Found::Wait)) {
+            // Registered, then read once more: a change in between is not missed.
+            self.shared.hub.gate.wait(&mut place, cx.waker());
+            found = self.seek(carry.as_deref());
         }
-        let shape = std::mem::replace(&mut self.shape, Shape::Single);
-        Poll::Ready(result.map(|values| Reply::new(values, shape)))
+        if matches!(found, Ok(Found::Wait)) {
+            self.stage = Stage::Seeking { carry, place };
+            return Poll::Pending;
+        }
+        self.shared.hub.gate.leave(&mut place);
+        Poll::Ready(found.map(|found| {
+            if let Found::Link(id) = found {
+                self.stage = Stage::Sent(id);
+            }
+        }))
     }
-}
 
-impl<W: Wire> Future for Call<W> {
-    type Output = Result<Reply, Error>;
+    /// Whether the link that has the call is quiet, or no longer the one in service.
+    fn is_silent(&self, link: LinkId) -> bool {
+        match &**self.shared.hub.gate.load() {
+            Gate::Up(serving) if serving.wire.origin().id == link => serving.wire.is_silent(),
+            _ => true,
+        }
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let call = self.get_mut();
-        let mut registered = false;
+    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Result<Values, Error>> {
         loop {
-            match std::mem::replace(&mut call.stage, Stage::Over) {
-                Stage::Seeking {
-                    request,
-                    carry,
-                    mut place,
-                } => {
-                    match call.seek(request, carry) {
-                        Step::Sent { wire, ticket } => {
-                            call.hub.gate.leave(&mut place);
-                            call.stage = Stage::Sent { wire, ticket };
-                        }
-                        Step::Fail(error) => {
-                            call.hub.gate.leave(&mut place);
-                            return call.complete(Err(error));
-                        }
-                        Step::Wait { request, carry } => {
-                            call.stage = if registered {
-                                call.stage = Stage::Seeking {
-                                    request,
-                                    carry,
-                                    place,
-                                };
-                                return Poll::Pending;
-                            } else {
-                                // Registered, then read once more: a change in between is not missed.
-                                call.hub.gate.wait(&mut place, cx.waker());
-                                registered = true;
-                                Stage::Seeking {
-                                    request,
-                                    carry,
-                                    place,
-                                }
-                            };
-                        }
+            match &mut self.stage {
+                Stage::Sent(_) => match ready!(Pin::new(&mut self.ticket).poll(cx)) {
+                    Outcome::Replied(values) => {
+                        self.shared.hub.call_served();
+                        return Poll::Ready(Ok(values));
                     }
-                }
-                Stage::Sent { wire, mut ticket } => match Pin::new(&mut ticket).poll(cx) {
-                    Poll::Pending => {
-                        call.stage = Stage::Sent { wire, ticket };
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Outcome::Replied(values)) => return call.complete(Ok(values)),
-                    Poll::Ready(Outcome::Ended(end)) => {
-                        if let Some(error) = call.after_end(wire, &ticket, end) {
-                            return call.complete(Err(error));
-                        }
-                    }
+                    Outcome::Ended(end) => self.after_end(end)?,
                 },
+                Stage::Seeking { carry, place } => {
+                    let (carry, place) = (carry.take(), place.take());
+                    ready!(self.poll_seek(cx, carry, place))?;
+                }
                 Stage::Known(result) => {
-                    call.stage = Stage::Over;
-                    return Poll::Ready(
-                        result.map(|values| Reply::new(values, call.shape.clone())),
-                    );
+                    return result.take().map_or(Poll::Pending, Poll::Ready);
                 }
                 Stage::Over => return Poll::Pending,
             }
@@ -289,56 +233,72 @@ impl<W: Wire> Future for Call<W> {
     }
 }
 
-impl<W: Wire> Expire for Call<W> {
+impl<C: Dial> Future for Call<C> {
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let call = self.get_mut();
+        let result = ready!(call.poll_stage(cx));
+        call.stage = Stage::Over;
+        let shape = std::mem::replace(&mut call.shape, Shape::Single);
+        Poll::Ready(result.map(|values| Reply::new(values, shape)))
+    }
+}
+
+impl<C: Dial> Expire for Call<C> {
     fn expire(self: Pin<&mut Self>) -> Error {
         let call = self.get_mut();
-        let (phase, executed, detail) = match std::mem::replace(&mut call.stage, Stage::Over) {
-            Stage::Seeking {
-                carry, mut place, ..
-            } => {
-                call.hub.gate.leave(&mut place);
-                let sent = carry.map_or(Sent::Never, |carry| carry.end.sent);
-                (Phase::Queue, sent, "no connection within the deadline")
+        let hub = &call.shared.hub;
+        let (phase, sent, detail) = match std::mem::replace(&mut call.stage, Stage::Over) {
+            Stage::Seeking { carry, mut place } => {
+                hub.gate.leave(&mut place);
+                (
+                    Phase::Queue,
+                    carry.map_or(Sent::Never, |end| end.sent),
+                    "no connection within the deadline",
+                )
             }
-            Stage::Sent { wire, ticket } => match (ticket.recall().0, wire.is_silent()) {
+            Stage::Sent(link) => match (call.ticket.recall().0, call.is_silent(link)) {
                 (Sent::Never, _) => (Phase::Write, Sent::Never, "not written within the deadline"),
                 // The supervisor judges silence; the breaker's window is for endpoints that speak, too slowly.
                 (Sent::Maybe, true) => (Phase::Reply, Sent::Maybe, "server silent"),
                 (Sent::Maybe, false) => {
-                    call.hub.call_ended(true);
+                    hub.call_failed();
                     (Phase::Reply, Sent::Maybe, "server slow")
                 }
             },
             Stage::Known(_) | Stage::Over => (Phase::Queue, Sent::Never, "call was over"),
         };
-        let executed = if executed == Sent::Maybe {
-            Executed::Maybe
-        } else {
-            Executed::Never
-        };
         Error::new(ErrorKind::Timeout, phase, detail)
-            .at(call.hub.endpoint())
+            .at(hub.endpoint())
             .after(call.deadline.waited(Instant::now()))
-            .executed(executed)
+            .executed(executed(sent))
     }
 }
 
-impl<W: Wire> Drop for Call<W> {
+impl<C: Dial> Drop for Call<C> {
     fn drop(&mut self) {
-        self.hub.leave();
+        let hub = &self.shared.hub;
+        if self.ramping {
+            hub.leave_ramp();
+        }
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Seeking { mut place, .. } => self.hub.gate.leave(&mut place),
+            Stage::Seeking { mut place, .. } => hub.gate.leave(&mut place),
             // Dropped by somebody else's timeout: late enough, it counts as one of ours (`hazards` H8).
-            Stage::Sent { wire, .. } if !wire.is_silent() => {
-                let patience = self
-                    .hub
-                    .stall_after()
-                    .min(self.deadline.left(self.deadline.start()) * 4 / 5);
+            Stage::Sent(link) if !self.is_silent(link) => {
+                let patience = hub.stall_after().min(self.deadline.timeout() * 4 / 5);
                 if self.deadline.waited(Instant::now()) > patience {
-                    self.hub.call_ended(true);
+                    hub.call_failed();
                 }
             }
-            Stage::Sent { .. } | Stage::Known(_) | Stage::Over => {}
+            Stage::Sent(_) | Stage::Known(_) | Stage::Over => {}
         }
+    }
+}
+
+fn executed(sent: Sent) -> Executed {
+    match sent {
+        Sent::Never => Executed::Never,
+        Sent::Maybe => Executed::Maybe,
     }
 }

@@ -16,14 +16,14 @@ use std::{
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
-    Error, Request,
+    Error,
     net::{
         address::Address,
         link::{
-            Link, LinkId, LinkState, Pace,
+            Link, LinkState, Pace,
             dial::dial,
-            handshake::{Greeting, Introduction, handshake},
-            job::{Outcome, Sent, Ticket},
+            handshake::{Introduction, handshake},
+            job::{Job, Origin},
             mailbox::{Rejected, Retire},
         },
     },
@@ -49,20 +49,15 @@ pub(crate) trait Dial: Clone + Send + Sync + 'static {
 
 /// A connection that can be supervised.
 pub(crate) trait Wire: Clone + Send + Sync + Unpin + 'static {
-    /// A call on its way.
-    type Ticket: Future<Output = Outcome> + Recall + Send + Unpin + 'static;
-    fn id(&self) -> LinkId;
+    /// Which link it is, and which server is behind it.
+    fn origin(&self) -> &Arc<Origin>;
     fn address(&self) -> &Address;
-    fn greeting(&self) -> &Greeting;
-    fn submit(&self, request: Request) -> Result<Self::Ticket, (Rejected, Option<Request>)>;
+    /// Takes a job on its way; its outcome comes through the job.
+    fn submit(&self, job: Arc<Job>) -> Result<(), Rejected>;
     fn watch(&self) -> watch::Receiver<LinkState>;
+    /// Whether it is quiet while it owes replies, or gone.
     fn is_silent(&self) -> bool;
     fn retire(&self, order: Retire);
-}
-
-/// A call that can be taken back.
-pub(crate) trait Recall {
-    fn recall(&self) -> (Sent, Option<Request>);
 }
 
 /// One try to reach one address.
@@ -142,22 +137,16 @@ impl Dial for LinkConnector {
 }
 
 impl Wire for Link {
-    type Ticket = Ticket;
-
-    fn id(&self) -> LinkId {
-        self.id()
+    fn origin(&self) -> &Arc<Origin> {
+        self.origin()
     }
 
     fn address(&self) -> &Address {
         self.address()
     }
 
-    fn greeting(&self) -> &Greeting {
-        self.greeting()
-    }
-
-    fn submit(&self, request: Request) -> Result<Ticket, (Rejected, Option<Request>)> {
-        self.submit(request)
+    fn submit(&self, job: Arc<Job>) -> Result<(), Rejected> {
+        self.submit(job)
     }
 
     fn watch(&self) -> watch::Receiver<LinkState> {
@@ -170,11 +159,5 @@ impl Wire for Link {
 
     fn retire(&self, order: Retire) {
         self.retire(order);
-    }
-}
-
-impl Recall for Ticket {
-    fn recall(&self) -> (Sent, Option<Request>) {
-        self.recall()
     }
 }

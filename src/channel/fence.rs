@@ -17,7 +17,7 @@ use crate::{
     net::link::{
         LinkId,
         handshake::{ClientHandle, Identity},
-        job::Outcome,
+        job::{Job, Origin, Outcome, Ticket},
     },
     request::Values,
 };
@@ -46,9 +46,9 @@ pub(crate) enum Fence {
 
 /// The old connection as a fence needs it, where the server told enough.
 pub(crate) fn fallen<W: Wire>(wire: &W) -> Option<Fallen> {
-    let greeting = wire.greeting();
+    let Origin { id, greeting } = &**wire.origin();
     Some(Fallen {
-        id: wire.id(),
+        id: *id,
         identity: greeting.identity.clone()?,
         client: greeting.client.clone()?,
     })
@@ -56,7 +56,7 @@ pub(crate) fn fallen<W: Wire>(wire: &W) -> Option<Fallen> {
 
 /// Fences `old` off over `new`. `alive`: its end is not certain, so the server is asked first whether it merely blocks it.
 pub(crate) async fn fence<W: Wire>(new: &W, old: &Fallen, alive: bool) -> Fence {
-    if new.greeting().identity.as_ref() != Some(&old.identity) {
+    if new.origin().greeting.identity.as_ref() != Some(&old.identity) {
         return Fence::Missing;
     }
     if alive {
@@ -95,7 +95,8 @@ fn is_blocked(clients: &[u8]) -> bool {
 }
 
 async fn ask<W: Wire>(wire: &W, command: redis::Cmd) -> Option<Value> {
-    let ticket = wire.submit(Request::from(command)).ok()?;
+    let ticket = Ticket::new(Job::new(Request::from(command)));
+    wire.submit(ticket.job().clone()).ok()?;
     match timeout(PATIENCE, ticket).await {
         Ok(Outcome::Replied(Values::One(value))) => Some(value),
         _ => None,

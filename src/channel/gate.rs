@@ -96,7 +96,8 @@ impl<W> Cell<W> {
     }
 
     /// How many calls wait.
-    pub(crate) fn waiting(&self) -> usize {
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
         self.waiters
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

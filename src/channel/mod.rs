@@ -18,7 +18,7 @@ mod verdict;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -53,7 +53,9 @@ pub(crate) struct Hub<W> {
     gate: Cell<W>,
     breaker: Mutex<Machine>,
     ramping: AtomicBool,
-    in_flight: AtomicUsize,
+    /// Calls that took a place while admission grew.
+    in_ramp: AtomicUsize,
+    served: AtomicU32,
     cap: usize,
     pace: Arc<Pace>,
     /// Wakes the supervisor: calls have opened the circuit, or the client is shutting down.
@@ -62,7 +64,6 @@ pub(crate) struct Hub<W> {
     closing: AtomicBool,
     overloaded: Error,
     ramp: Error,
-    lost: Error,
     metrics: Metrics,
     health: Arc<HealthCell>,
 }
@@ -77,7 +78,8 @@ impl<W: Wire> Hub<W> {
             gate: Cell::new(),
             breaker: Mutex::new(Machine::new(config.breaker().clone(), Instant::now())),
             ramping: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
+            in_ramp: AtomicUsize::new(0),
+            served: AtomicU32::new(0),
             cap,
             pace: Arc::new(Pace::new(
                 endpoint.clone(),
@@ -96,7 +98,6 @@ impl<W: Wire> Hub<W> {
                 ErrorKind::CircuitOpen,
                 "circuit has just closed, admission is growing",
             ),
-            lost: refusal(ErrorKind::ConnectionLost, "connection was lost"),
             metrics,
             health,
         }
@@ -114,26 +115,14 @@ impl<W: Wire> Hub<W> {
         self.overloaded.clone()
     }
 
-    fn lost(&self) -> Error {
-        self.lost.clone()
-    }
-
     fn breaker(&self) -> MutexGuard<'_, Machine> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// A refusal while admission grows after the circuit closed.
-    fn ramp_refusal(&self) -> Option<Error> {
+    /// While admission grows after the circuit closed: takes a place, or refuses. Says whether a place was taken.
+    fn enter_ramp(&self) -> Result<bool, Error> {
         if !self.ramping.load(Ordering::Relaxed) {
-            return None;
+            return Ok(false);
         }
         let (admitted, ramping) = {
             let mut breaker = self.breaker();
@@ -143,16 +132,40 @@ impl<W: Wire> Hub<W> {
             )
         };
         self.ramping.store(ramping, Ordering::Relaxed);
-        (self.in_flight.load(Ordering::Relaxed) > admitted).then(|| self.ramp.clone())
+        if self.in_ramp.fetch_add(1, Ordering::Relaxed) >= admitted {
+            self.leave_ramp();
+            return Err(self.ramp.clone());
+        }
+        Ok(true)
     }
 
-    /// A call's outcome speaks of the endpoint.
-    fn call_ended(&self, failed: bool) {
-        let trip = self.breaker().on_call(failed, Instant::now());
+    fn leave_ramp(&self) {
+        self.in_ramp.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A call got its reply. Only counted here: the breaker's window hears of it with the next failure or tick.
+    fn call_served(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call failed in a way that speaks of the endpoint.
+    fn call_failed(&self) {
+        let trip = {
+            let mut breaker = self.breaker();
+            let now = Instant::now();
+            breaker.on_calls(self.served.swap(0, Ordering::Relaxed), now);
+            breaker.on_failure(now)
+        };
         if trip.is_some() {
             self.tripped.store(true, Ordering::Release);
             self.alarm.notify_one();
         }
+    }
+
+    /// Tells the breaker's window of the calls that were served since it was last told.
+    fn settle(&self, now: Instant) {
+        self.breaker()
+            .on_calls(self.served.swap(0, Ordering::Relaxed), now);
     }
 
     fn moved(&self, sent: Sent, effect: Effect) {
@@ -174,7 +187,7 @@ pub(crate) struct Channel<C: Dial> {
     shared: Arc<Shared<C>>,
 }
 
-struct Shared<C: Dial> {
+pub(crate) struct Shared<C: Dial> {
     hub: Arc<Hub<C::Wire>>,
     recipe: Recipe<C>,
     supervisor: OnceLock<Owned>,
@@ -277,7 +290,7 @@ impl<C: Dial> std::fmt::Debug for Channel<C> {
 impl<C: Dial> Service<Request> for Channel<C> {
     type Response = crate::Reply;
     type Error = Error;
-    type Future = Call<C::Wire>;
+    type Future = Call<C>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
@@ -290,6 +303,6 @@ impl<C: Dial> Service<Request> for Channel<C> {
         let deadline = request
             .deadline()
             .unwrap_or_else(|| Deadline::after(self.shared.recipe.config.call_timeout()));
-        Call::new(self.shared.hub.clone(), request, deadline)
+        Call::new(self.shared.clone(), request, deadline)
     }
 }

@@ -235,7 +235,8 @@ impl<C: Dial> Supervisor<C> {
             }
             Sighting::Served(wire) => {
                 self.hub.metrics.dialled(None);
-                self.patience.on_round_trip(wire.greeting().round_trip);
+                self.patience
+                    .on_round_trip(wire.origin().greeting.round_trip);
                 match self.sight() {
                     Sight::Suspect | Sight::Unresponsive if self.same_server(&wire) => {
                         self.prober.rest();
@@ -289,6 +290,7 @@ impl<C: Dial> Supervisor<C> {
                 self.hub.breaker().on_link_success();
                 self.prober.calm();
             }
+            self.hub.settle(now);
             self.hub.metrics.refresh(now);
         }
     }
@@ -540,12 +542,12 @@ impl<C: Dial> Supervisor<C> {
             };
             self.count_fence(result);
             if result == Fence::Up {
-                fenced.push(silent.wire.id());
+                fenced.push(silent.wire.origin().id);
             }
             verdict = Some(result);
         }
         for old in std::mem::take(&mut self.fallen) {
-            if wire.greeting().identity.as_ref() == Some(&old.identity) {
+            if wire.origin().greeting.identity.as_ref() == Some(&old.identity) {
                 let result = fence(wire, &old, false).await;
                 self.count_fence(result);
                 if result == Fence::Up {
@@ -580,10 +582,10 @@ impl<C: Dial> Supervisor<C> {
     }
 
     fn same_server(&self, wire: &C::Wire) -> bool {
-        let new = &wire.greeting().identity;
+        let new = &wire.origin().greeting.identity;
         self.held
             .as_ref()
-            .is_some_and(|held| match (&held.wire.greeting().identity, new) {
+            .is_some_and(|held| match (&held.wire.origin().greeting.identity, new) {
                 (Some(old), Some(new)) => old == new,
                 // Where it may not be asked, the address has to do; nothing written is sent again on that word.
                 _ => held.wire.address() == wire.address(),

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -19,7 +19,10 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::timeout::Expire;
-use crate::{Config, Error, ErrorKind, Phase, Reply, Request, telemetry::metrics::Metrics};
+use crate::{
+    Config, Error, ErrorKind, Phase, Reply, Request,
+    telemetry::{metrics::Metrics, series::Gauge},
+};
 
 /// Refuses what would exceed the client's caps.
 #[derive(Clone)]
@@ -29,80 +32,85 @@ pub(crate) struct Limit<S> {
 }
 
 struct Budget {
-    max_calls: usize,
-    max_bytes: usize,
-    calls: AtomicUsize,
-    bytes: AtomicUsize,
+    max_calls: u64,
+    max_bytes: u64,
+    held: Arc<InFlight>,
     too_many: Error,
     too_large: Error,
-    metrics: Metrics,
+}
+
+/// Calls and bytes in flight, in one word: admitting is one atomic addition.
+#[derive(Debug, Default)]
+struct InFlight(AtomicU64);
+
+/// Bytes take the low bits (1 TiB), calls those above (16 million).
+const CALL: u64 = 1 << 40;
+
+impl Gauge for InFlight {
+    fn level(&self) -> i64 {
+        i64::try_from(self.0.load(Ordering::Relaxed) / CALL).unwrap_or(i64::MAX)
+    }
 }
 
 /// A call's share of the caps, for as long as it lives.
 struct Permit {
     budget: Arc<Budget>,
-    bytes: usize,
+    share: u64,
 }
 
 impl<S> Limit<S> {
-    pub(crate) fn new(inner: S, config: &Config, metrics: Metrics) -> Self {
+    pub(crate) fn new(inner: S, config: &Config, metrics: &Metrics) -> Self {
         let refusal = |detail: &'static str| {
             Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(config.endpoint())
         };
+        let held = Arc::new(InFlight::default());
+        metrics.watch_in_flight(&held);
         let budget = Budget {
-            max_calls: config.max_in_flight(),
-            max_bytes: config.max_buffered_bytes(),
-            calls: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+            max_calls: config.max_in_flight() as u64,
+            max_bytes: config.max_buffered_bytes() as u64,
+            held,
             too_many: refusal("as many calls as max_in_flight allows are in flight"),
             too_large: refusal("as many bytes as max_buffered_bytes allows are held"),
-            metrics,
         };
         Self {
             inner,
             budget: Arc::new(budget),
         }
     }
-
-    /// Calls in flight.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.budget.calls.load(Ordering::Relaxed)
-    }
 }
 
 impl<S> std::fmt::Debug for Limit<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Limit")
-            .field("in_flight", &self.in_flight())
+            .field("in_flight", &self.budget.held.level())
             .finish_non_exhaustive()
     }
 }
 
 impl Budget {
-    fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, Error> {
-        if self.calls.fetch_add(1, Ordering::Relaxed) >= self.max_calls {
-            self.calls.fetch_sub(1, Ordering::Relaxed);
-            return Err(self.too_many.clone());
-        }
-        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if held > 0 && held.saturating_add(bytes) > self.max_bytes {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.calls.fetch_sub(1, Ordering::Relaxed);
-            return Err(self.too_large.clone());
-        }
-        self.metrics.in_flight(1);
-        Ok(Permit {
-            budget: self.clone(),
-            bytes,
-        })
+    fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, &Error> {
+        let bytes = (bytes as u64).min(CALL / 4);
+        let share = CALL + bytes;
+        let before = self.held.0.fetch_add(share, Ordering::Relaxed);
+        let (calls, held) = (before / CALL, before % CALL);
+        let refusal = if calls >= self.max_calls {
+            &self.too_many
+        } else if held > 0 && held + bytes > self.max_bytes {
+            &self.too_large
+        } else {
+            return Ok(Permit {
+                budget: self.clone(),
+                share,
+            });
+        };
+        self.held.0.fetch_sub(share, Ordering::Relaxed);
+        Err(refusal)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.budget.calls.fetch_sub(1, Ordering::Relaxed);
-        self.budget.metrics.in_flight(-1);
+        self.budget.held.0.fetch_sub(self.share, Ordering::Relaxed);
     }
 }
 
@@ -124,7 +132,9 @@ where
                 inner: self.inner.call(request),
                 _permit: permit,
             },
-            Err(refusal) => LimitFuture::Refused { refusal },
+            Err(refusal) => LimitFuture::Refused {
+                refusal: refusal.clone(),
+            },
         }
     }
 }

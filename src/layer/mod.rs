@@ -99,7 +99,7 @@ impl ResilienceLayer {
             metrics.clone(),
             health,
         );
-        let limit = Limit::new(channel.clone(), config, metrics.clone());
+        let limit = Limit::new(channel.clone(), config, &metrics);
         let timeout = Timeout::new(limit, config.call_timeout());
         ResilienceService {
             stack: Telemetry::new(timeout, metrics),

@@ -53,10 +53,11 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
+        let started = Instant::now();
         TelemetryFuture {
-            inner: self.inner.call(request),
+            inner: self.inner.call(request.begun_at(started)),
             metrics: self.metrics.clone(),
-            started: Instant::now(),
+            started,
         }
     }
 }

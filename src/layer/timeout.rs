@@ -58,7 +58,8 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let timeout = request.timeout().unwrap_or(self.call_timeout);
-        let deadline = Deadline::starting(Instant::now(), timeout);
+        let begun = request.begun().unwrap_or_else(Instant::now);
+        let deadline = Deadline::starting(begun, timeout);
         let inner = self.inner.call(request.with_deadline(deadline));
         TimeoutFuture {
             inner,

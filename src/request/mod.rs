@@ -17,6 +17,8 @@ use redis::{
     Cmd, FromRedisValue, Pipeline, RedisFuture, Value, aio::ConnectionLike, from_redis_value,
 };
 
+use tokio::time::Instant;
+
 use crate::{
     Error,
     deadline::Deadline,
@@ -43,6 +45,7 @@ pub struct Request {
     effect: Effect,
     refusal: Option<&'static str>,
     timeout: Option<Duration>,
+    begun: Option<Instant>,
     deadline: Option<Deadline>,
     extensions: Extensions,
 }
@@ -105,6 +108,16 @@ impl Request {
         &mut self.extensions
     }
 
+    /// When the call began, if a layer above has looked at the clock already.
+    pub(crate) fn begun(&self) -> Option<Instant> {
+        self.begun
+    }
+
+    pub(crate) fn begun_at(mut self, now: Instant) -> Self {
+        self.begun = Some(now);
+        self
+    }
+
     /// The deadline that the timeout layer gave it.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
@@ -151,6 +164,7 @@ impl Request {
             effect: verdict.effect,
             refusal: verdict.refusal,
             timeout: None,
+            begun: None,
             deadline: None,
             extensions: Extensions::default(),
         }
@@ -172,6 +186,7 @@ impl From<&Cmd> for Request {
             effect: verdict.effect,
             refusal: verdict.refusal,
             timeout: None,
+            begun: None,
             deadline: None,
             extensions: Extensions::default(),
         }

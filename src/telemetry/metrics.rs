@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -25,7 +25,7 @@ use super::{
         Transition,
     },
     names,
-    series::{Levels, METADATA, Totals, describe_all, key, keys},
+    series::{Gauge, Levels, METADATA, Totals, describe_all, key, keys},
 };
 use crate::ErrorKind;
 
@@ -54,6 +54,7 @@ struct Counts {
     replays: Totals<ReplayKind>,
     lookups: Totals<Lookup>,
     in_flight: Levels<Plain>,
+    held: Mutex<Vec<Weak<dyn Gauge>>>,
     links: Levels<LinkState>,
     breaker: Levels<Plain>,
     addresses: Levels<Plain>,
@@ -89,9 +90,11 @@ impl Metrics {
         }
     }
 
-    /// Calls admitted (positive) or let go (negative).
-    pub(crate) fn in_flight(&self, delta: i64) {
-        self.0.in_flight.add(Plain, delta);
+    /// Reads the calls in flight from `held` on each tick, as long as it lives: counting them twice would cost each call two more
+    /// atomic operations.
+    pub(crate) fn watch_in_flight(&self, held: &Arc<impl Gauge + 'static>) {
+        let held: Weak<dyn Gauge> = Arc::downgrade(held) as _;
+        self.0.held().push(held);
     }
 
     /// The breaker changed its state.
@@ -210,6 +213,7 @@ impl Counts {
             replays: Totals::new(names::REPLAYS, name),
             lookups: Totals::new(names::DNS_LOOKUPS, name),
             in_flight: Levels::new(names::IN_FLIGHT, name),
+            held: Mutex::default(),
             links: Levels::new(names::LINKS, name),
             breaker: Levels::new(names::BREAKER_STATE, name),
             addresses: Levels::new(names::DNS_ADDRESSES, name),
@@ -221,6 +225,21 @@ impl Counts {
             duration_keys: keys::<Outcome>(names::OPERATION_DURATION, name),
             ticks: AtomicU32::new(0),
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Weak<dyn Gauge>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sum_in_flight(&self) {
+        let mut held = self.held();
+        held.retain(|held| held.strong_count() > 0);
+        let calls = held
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|held| held.level())
+            .sum();
+        self.in_flight.set(Plain, calls);
     }
 
     fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -237,6 +256,7 @@ impl Counts {
         self.fences.publish(recorder);
         self.replays.publish(recorder);
         self.lookups.publish(recorder);
+        self.sum_in_flight();
         self.in_flight.publish(recorder);
         self.links.publish(recorder);
         self.breaker.publish(recorder);
@@ -350,8 +370,17 @@ mod tests {
     #[test]
     fn gauges_follow() {
         let (metrics, recorder) = (metrics("gauges"), DebuggingRecorder::new());
-        metrics.in_flight(3);
-        metrics.in_flight(-1);
+        struct Held(i64);
+        impl Gauge for Held {
+            fn level(&self) -> i64 {
+                self.0
+            }
+        }
+        let (one, two, gone) = (Arc::new(Held(1)), Arc::new(Held(1)), Arc::new(Held(5)));
+        for held in [&one, &two, &gone] {
+            metrics.watch_in_flight(held);
+        }
+        drop(gone);
         metrics.breaker(Transition::Unresponsive);
         metrics.lag(Duration::from_millis(20));
         let other = metrics.link(LinkState::Active);

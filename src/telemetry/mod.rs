@@ -7,5 +7,5 @@
 pub(crate) mod labels;
 pub(crate) mod metrics;
 pub mod names;
-mod series;
+pub(crate) mod series;
 pub(crate) mod span;

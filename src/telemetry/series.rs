@@ -49,6 +49,11 @@ impl<L: Label> Totals<L> {
     }
 }
 
+/// A level that somebody else keeps.
+pub(crate) trait Gauge: Send + Sync {
+    fn level(&self) -> i64;
+}
+
 /// A gauge family: one level per value of its label.
 pub(super) struct Levels<L> {
     levels: Box<[AtomicI64]>,

@@ -74,14 +74,21 @@ impl Machine {
         matches!(self.state, State::Open { .. })
     }
 
-    /// A call ended, with a reply or with a failure that speaks of the endpoint. Says whether that opened the circuit.
-    pub(crate) fn on_call(&mut self, failed: bool, now: Instant) -> Option<Trip> {
+    /// So many calls were served.
+    pub(crate) fn on_calls(&mut self, served: u32, now: Instant) {
+        if !self.is_open() {
+            self.window.record(served, 0, now);
+        }
+    }
+
+    /// A call failed in a way that speaks of the endpoint. Says whether that opened the circuit.
+    pub(crate) fn on_failure(&mut self, now: Instant) -> Option<Trip> {
         if self.is_open() {
             return None;
         }
-        self.window.record(failed, now);
+        self.window.record(1, 1, now);
         let enough = self.window.calls() >= self.policy.least_calls();
-        if !failed || !enough || !self.window.failed_at_least(self.policy.failure_rate()) {
+        if !enough || !self.window.failed_at_least(self.policy.failure_rate()) {
             return None;
         }
         self.trip(Trip::Window, now);
@@ -198,17 +205,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn half_of_twenty_calls_open_it_and_fewer_do_not() {
         let (mut machine, now) = machine();
-        for n in 0..19 {
+        machine.on_calls(10, now);
+        for n in 0..9 {
             assert_eq!(
-                machine.on_call(n % 2 == 0, now),
+                machine.on_failure(now),
                 None,
-                "call {n}: too few to judge"
+                "failure {n}: too few to judge"
             );
         }
-        assert_eq!(machine.on_call(true, now), Some(Trip::Window));
+        assert_eq!(machine.on_failure(now), Some(Trip::Window));
         assert!(machine.is_open());
         assert_eq!(
-            machine.on_call(true, now),
+            machine.on_failure(now),
             None,
             "outcomes of an open circuit's stragglers count for nothing"
         );

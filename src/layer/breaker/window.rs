@@ -35,12 +35,13 @@ impl Window {
         }
     }
 
-    pub(crate) fn record(&mut self, failed: bool, now: Instant) {
+    /// Counts `calls` of which `failures` failed.
+    pub(crate) fn record(&mut self, calls: u32, failures: u32, now: Instant) {
         self.slide(now);
         let slot = self.slot(self.newest);
         for counts in [&mut self.sum, slot_mut(&mut self.buckets, slot)] {
-            counts.calls = counts.calls.saturating_add(1);
-            counts.failures = counts.failures.saturating_add(u32::from(failed));
+            counts.calls = counts.calls.saturating_add(calls);
+            counts.failures = counts.failures.saturating_add(failures);
         }
     }
 
@@ -75,8 +76,8 @@ impl Window {
             for passed in self.newest + 1..=index {
                 let slot = self.slot(passed);
                 let old = std::mem::take(slot_mut(&mut self.buckets, slot));
-                self.sum.calls -= old.calls;
-                self.sum.failures -= old.failures;
+                self.sum.calls = self.sum.calls.saturating_sub(old.calls);
+                self.sum.failures = self.sum.failures.saturating_sub(old.failures);
             }
         }
         self.newest = index;
@@ -100,12 +101,12 @@ mod tests {
         let start = Instant::now();
         let mut window = Window::new(10, Duration::from_secs(1), start);
         for second in 0..86_400_u64 {
-            window.record(false, start + Duration::from_secs(second));
+            window.record(1, 0, start + Duration::from_secs(second));
         }
         assert_eq!(window.calls(), 10);
         let end = start + Duration::from_secs(86_400);
         for _ in 0..10 {
-            window.record(true, end);
+            window.record(1, 1, end);
         }
         assert!(window.failed_at_least(5000), "10 of 19 or 20");
     }
@@ -119,7 +120,7 @@ mod tests {
         for _ in 0..5000 {
             millis += fastrand::u64(0..400) * fastrand::u64(0..20) / 10;
             let (failed, now) = (fastrand::bool(), start + Duration::from_millis(millis));
-            window.record(failed, now);
+            window.record(1, u32::from(failed), now);
             events.push((millis / 1000, failed));
             let oldest = (millis / 1000).saturating_sub(9);
             let kept: Vec<_> = events

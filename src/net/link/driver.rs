@@ -26,7 +26,7 @@ use tokio_util::io::poll_read_buf;
 use super::{
     LinkState, Pace,
     codec::{Decoder, Frame},
-    job::{Job, Sent},
+    job::{Job, Origin, Sent},
     mailbox::{Mailbox, Retire},
     outbox::Outbox,
     owed::Owed,
@@ -66,6 +66,7 @@ pub(crate) struct Driver<S: Socket> {
     owed: Owed,
     batch: VecDeque<Arc<Job>>,
     mailbox: Arc<Mailbox>,
+    origin: Arc<Origin>,
     silence: Silence,
     pace: Arc<Pace>,
     state: watch::Sender<LinkState>,
@@ -73,6 +74,7 @@ pub(crate) struct Driver<S: Socket> {
     timer_at: Instant,
     last_heard: Instant,
     write_blocked: bool,
+    gathering: bool,
     retiring: bool,
     over: bool,
 }
@@ -101,12 +103,13 @@ enum Read {
 impl<S: Socket> Driver<S> {
     pub(crate) fn new(
         start: Start<S>,
+        origin: Arc<Origin>,
         mailbox: Arc<Mailbox>,
         pace: Arc<Pace>,
         state: watch::Sender<LinkState>,
     ) -> Self {
         let now = Instant::now();
-        let mut owed = Owed::default();
+        let mut owed = Owed::new(origin.clone());
         let mut silence = Silence::new();
         if start.owed > 0 {
             owed.push_internal(0, start.owed);
@@ -121,6 +124,7 @@ impl<S: Socket> Driver<S> {
             owed,
             batch: VecDeque::new(),
             mailbox,
+            origin,
             silence,
             pace,
             state,
@@ -128,6 +132,7 @@ impl<S: Socket> Driver<S> {
             timer_at,
             last_heard: now,
             write_blocked: false,
+            gathering: false,
             retiring: false,
             over: false,
         }
@@ -136,6 +141,9 @@ impl<S: Socket> Driver<S> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Exit> {
         let now = Instant::now();
         let read = self.read(cx, now)?;
+        if self.gather(cx) {
+            return Ok(());
+        }
         let mut more = read == Read::MoreToCome;
         for round in 0..ROUNDS_PER_TURN {
             let left = self.fill(cx, now)?;
@@ -153,6 +161,15 @@ impl<S: Socket> Driver<S> {
             cx.waker().wake_by_ref();
         }
         Ok(())
+    }
+
+    /// While replies are owed, other callers are about to come: one turn of the runtime later they share a write. A lone caller never waits.
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        self.gathering = !self.gathering && !self.owed.is_empty() && self.outbox.waiting() == 0;
+        if self.gathering {
+            cx.waker().wake_by_ref();
+        }
+        self.gathering
     }
 
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Read, Exit> {
@@ -262,7 +279,7 @@ impl<S: Socket> Driver<S> {
 
     fn end_unbegun(&mut self, error: &Error) {
         for job in self.batch.drain(..).chain(self.mailbox.close()) {
-            job.end(Sent::Never, error);
+            job.end(Sent::Never, error, &self.origin);
         }
     }
 

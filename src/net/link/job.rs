@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::{LinkId, handshake::Greeting};
 use crate::{
     Error, Request,
     request::{Expected, Shape, Values, commands::Effect},
@@ -34,6 +35,15 @@ pub(crate) enum Outcome {
 pub(crate) struct End {
     pub(crate) sent: Sent,
     pub(crate) error: Error,
+    /// The link that it was.
+    pub(crate) from: Arc<Origin>,
+}
+
+/// Which link it was, and which server behind it.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) id: LinkId,
+    pub(crate) greeting: Greeting,
 }
 
 /// Whether a byte of the job was handed to the kernel.
@@ -125,11 +135,6 @@ impl Job {
         true
     }
 
-    /// Whether its deadline has passed.
-    pub(crate) fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| now >= expires)
-    }
-
     /// Whether the caller took it back before it was begun.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.slot().state == State::Closed
@@ -145,10 +150,11 @@ impl Job {
         self.deliver(Outcome::Replied(values));
     }
 
-    pub(crate) fn end(&self, sent: Sent, error: &Error) {
+    pub(crate) fn end(&self, sent: Sent, error: &Error, from: &Arc<Origin>) {
         self.deliver(Outcome::Ended(End {
             sent,
             error: error.clone(),
+            from: from.clone(),
         }));
     }
 
@@ -190,9 +196,15 @@ impl Ticket {
         (sent, slot.request.take())
     }
 
-    /// Whether the driver has begun to write it.
-    pub(crate) fn is_begun(&self) -> bool {
-        self.0.slot().state == State::Begun
+    /// The driver's half.
+    pub(crate) fn job(&self) -> &Arc<Job> {
+        &self.0
+    }
+
+    /// The same request as a new job, for another link. `None` once it was answered.
+    pub(crate) fn renew(&self) -> Option<Self> {
+        let (_, request) = self.recall();
+        Some(Self::new(Job::new(request?)))
     }
 }
 
@@ -227,7 +239,7 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, Phase};
+    use crate::{ErrorKind, Phase, net::link::tests::origin};
     use redis::Value;
 
     fn job() -> (Arc<Job>, Ticket) {
@@ -274,6 +286,7 @@ mod tests {
         job.end(
             Sent::Never,
             &Error::new(ErrorKind::ConnectionLost, Phase::Queue, "gone"),
+            &origin(),
         );
         assert!(matches!(
             poll(&mut ticket),
@@ -293,6 +306,7 @@ mod tests {
         job.end(
             Sent::Maybe,
             &Error::new(ErrorKind::ConnectionLost, Phase::Reply, "gone"),
+            &origin(),
         );
         assert!(matches!(
             poll(&mut ticket),

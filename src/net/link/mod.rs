@@ -29,12 +29,12 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 use self::{
     driver::{Driver, Start},
     handshake::Greeting,
-    job::{Job, Ticket},
+    job::{Job, Origin},
     mailbox::{Mailbox, Rejected, Retire},
     socket::Socket,
 };
 use crate::{
-    Error, ErrorKind, Phase, Request,
+    Error, ErrorKind, Phase,
     net::address::Address,
     task::{Owned, spawn_owned},
 };
@@ -115,9 +115,8 @@ pub(crate) struct LinkId(u64);
 pub(crate) struct Link(Arc<Inner>);
 
 struct Inner {
-    id: LinkId,
+    origin: Arc<Origin>,
     address: Address,
-    greeting: Greeting,
     mailbox: Arc<Mailbox>,
     state: watch::Receiver<LinkState>,
     _task: Owned,
@@ -135,41 +134,32 @@ impl Link {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let mailbox = Arc::new(Mailbox::new(pace.max_owed));
         let (sender, state) = watch::channel(LinkState::Healthy);
-        let driver = Driver::new(start, mailbox.clone(), pace.clone(), sender);
+        let id = LinkId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let origin = Arc::new(Origin { id, greeting });
+        let driver = Driver::new(start, origin.clone(), mailbox.clone(), pace.clone(), sender);
         // Outside tokio's cooperative budget: a budget that runs out looks like an empty socket, and silence is judged after one.
         let task = spawn_owned(runtime, tokio::task::coop::unconstrained(driver));
-        let id = LinkId(NEXT.fetch_add(1, Ordering::Relaxed));
         Self(Arc::new(Inner {
-            id,
+            origin,
             address,
-            greeting,
             mailbox,
             state,
             _task: task,
         }))
     }
 
-    pub(crate) fn id(&self) -> LinkId {
-        self.0.id
-    }
-
     pub(crate) fn address(&self) -> &Address {
         &self.0.address
     }
 
-    /// What the server said of itself, and of this connection.
-    pub(crate) fn greeting(&self) -> &Greeting {
-        &self.0.greeting
+    /// Which link it is, and what the server said of itself and of this connection.
+    pub(crate) fn origin(&self) -> &Arc<Origin> {
+        &self.0.origin
     }
 
-    /// Hands `request` to the driver. A rejected one comes back.
-    pub(crate) fn submit(&self, request: Request) -> Result<Ticket, (Rejected, Option<Request>)> {
-        let job = Job::new(request);
-        let ticket = Ticket::new(job.clone());
-        match self.0.mailbox.push(job) {
-            Ok(()) => Ok(ticket),
-            Err(rejected) => Err((rejected, ticket.recall().1)),
-        }
+    /// Hands `job` to the driver.
+    pub(crate) fn submit(&self, job: Arc<Job>) -> Result<(), Rejected> {
+        self.0.mailbox.push(job)
     }
 
     /// How it is doing, and word of each change.
@@ -190,8 +180,21 @@ impl Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("id", &self.0.id)
+            .field("id", &self.0.origin.id)
             .field("address", &self.0.address)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A link's identity for tests of the rooms below.
+    pub(crate) fn origin() -> Arc<Origin> {
+        Arc::new(Origin {
+            id: LinkId(0),
+            greeting: Greeting::default(),
+        })
     }
 }

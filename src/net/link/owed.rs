@@ -8,11 +8,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use redis::Value;
 
-use super::job::{Job, Sent};
+use super::job::{Job, Origin, Sent};
 use crate::{Error, request::Values, request::commands::Effect};
 
-#[derive(Default)]
 pub(crate) struct Owed {
+    origin: Arc<Origin>,
     entries: VecDeque<Entry>,
 }
 
@@ -33,6 +33,13 @@ struct Entry {
 pub(crate) struct Unsolicited;
 
 impl Owed {
+    pub(crate) fn new(origin: Arc<Origin>) -> Self {
+        Self {
+            origin,
+            entries: VecDeque::new(),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -98,7 +105,7 @@ impl Owed {
         let entry = self.entries.pop_front().ok_or(Unsolicited)?;
         let Some(job) = entry.job else { return Ok(()) };
         if let Some(error) = entry.too_large {
-            job.end(Sent::Maybe, &error);
+            job.end(Sent::Maybe, &error, &self.origin);
             return Ok(());
         }
         job.reply(match single {
@@ -115,7 +122,7 @@ impl Owed {
         while let Some(entry) = self.entries.pop_back_if(|entry| entry.start >= written) {
             from = Some(entry.start);
             if let Some(job) = entry.job {
-                job.end(Sent::Never, error);
+                job.end(Sent::Never, error, &self.origin);
             }
         }
         from
@@ -125,7 +132,7 @@ impl Owed {
     pub(crate) fn release_reads(&self, error: &Error) {
         for job in self.entries.iter().filter_map(|entry| entry.job.as_ref()) {
             if job.effect() == Effect::None {
-                job.end(Sent::Maybe, error);
+                job.end(Sent::Maybe, error, &self.origin);
             }
         }
     }
@@ -134,7 +141,7 @@ impl Owed {
     pub(crate) fn end_all(&mut self, written: u64, error: &Error) {
         self.release_unsent(written, error);
         for job in self.entries.drain(..).filter_map(|entry| entry.job) {
-            job.end(Sent::Maybe, error);
+            job.end(Sent::Maybe, error, &self.origin);
         }
     }
 
@@ -152,7 +159,10 @@ mod tests {
     use super::*;
     use crate::{
         ErrorKind, Phase, Request,
-        net::link::job::{Outcome, Ticket},
+        net::link::{
+            job::{Outcome, Ticket},
+            tests::origin,
+        },
     };
     use std::{future::Future, pin::Pin, task::Context, task::Poll, task::Waker};
     use tokio::time::Instant;
@@ -176,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_nth_reply_goes_to_the_nth_request_and_a_tombstone_swallows_its_own() {
-        let mut owed = Owed::default();
+        let mut owed = Owed::new(origin());
         let ((first, ticket), (second, mut waiting)) =
             (begun(redis::cmd("GET")), begun(redis::cmd("GET")));
         owed.push(first, 0);
@@ -198,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_transaction_skips_to_its_exec() {
-        let mut owed = Owed::default();
+        let mut owed = Owed::new(origin());
         let mut pipeline = redis::pipe();
         pipeline.atomic().cmd("GET").arg("a").cmd("GET").arg("b");
         let (job, mut ticket) = begun(pipeline);
@@ -219,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_written_is_let_go_as_unsent_and_only_that() {
-        let mut owed = Owed::default();
+        let mut owed = Owed::new(origin());
         let ((a, mut written), (b, mut unsent)) =
             (begun(redis::cmd("INCR")), begun(redis::cmd("INCR")));
         owed.push(a, 0);
@@ -236,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_too_large_fails_its_own_caller_only() {
-        let mut owed = Owed::default();
+        let mut owed = Owed::new(origin());
         let ((a, mut big), (b, mut small)) = (begun(redis::cmd("GET")), begun(redis::cmd("GET")));
         owed.push(a, 0);
         owed.push(b, 10);
