@@ -154,24 +154,9 @@ impl<C: Dial> Supervisor<C> {
             LinkState::Healthy if before != Sight::Fine => {
                 self.patience.on_acquittal(now);
                 self.candidate = None;
-                self.restore(now);
             }
             LinkState::Dead { error, by_peer } => self.on_death(error, by_peer, now),
             LinkState::Healthy | LinkState::Suspect { .. } | LinkState::Unresponsive { .. } => {}
-        }
-    }
-
-    /// The silent link spoke while calls were refused: its own answers are the proof that it serves.
-    fn restore(&mut self, now: Instant) {
-        if !self.is_down || !self.may_close(now) {
-            return;
-        }
-        if let Some(held) = &self.held {
-            self.hub.gate.set(Gate::Up(Serving {
-                wire: held.wire.clone(),
-                fenced: Vec::new(),
-            }));
-            self.in_service();
         }
     }
 
