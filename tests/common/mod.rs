@@ -3,8 +3,14 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "each test file uses its part, and a test may end here"
 )]
+
+pub mod baseline;
+pub mod flood;
+pub mod gauges;
 
 use std::time::Duration;
 
@@ -51,9 +57,15 @@ pub async fn stage() -> Option<Stage> {
 
 /// A client with the scenarios' call timeout and every other default, ready.
 pub async fn connect(url: &str) -> Client {
+    connect_as(url, "redis").await
+}
+
+/// The same, under a name by which its metrics are found.
+pub async fn connect_as(url: &str, name: &str) -> Client {
     let client = Client::builder(url)
         .unwrap()
         .call_timeout(CALL_TIMEOUT)
+        .name(name)
         .build()
         .unwrap();
     client.wait_ready(SECOND * 5).await.unwrap();
@@ -121,7 +133,7 @@ pub fn class(error: &RedisError) -> String {
 
 /// What holds in every scenario: nobody late, nobody wrong, no pile.
 pub fn always(report: &Report) {
-    let late = report.over(CALL_TIMEOUT + GRACE, Lag::Counted);
+    let late = report.over(CALL_TIMEOUT + GRACE, Lag::Forgiven);
     assert_eq!(
         late,
         0,
@@ -169,6 +181,26 @@ pub fn recovered_within(report: &Report, heal: Instant, limit: Duration) -> Dura
         show(report)
     );
     took.unwrap()
+}
+
+/// How long refusals took while the circuit was open: 99 of 100 of those due in this span, from the call to its error.
+pub fn refusals_p99(report: &Report, from: Instant, to: Instant) -> Duration {
+    let mut times: Vec<Duration> = report
+        .samples()
+        .iter()
+        .filter(|sample| (from..to).contains(&sample.scheduled))
+        .filter(|sample| matches!(&sample.outcome, Outcome::Failed(_)))
+        .map(|sample| sample.ended - sample.started)
+        .collect();
+    times.sort_unstable();
+    assert!(!times.is_empty(), "nothing was refused: {}", show(report));
+    times[(times.len() * 99).div_ceil(100) - 1]
+}
+
+/// The latest of `times` but for the slowest twentieth (nearest rank).
+pub fn p95(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[(times.len() * 95).div_ceil(100) - 1]
 }
 
 pub fn show(report: &Report) -> String {
