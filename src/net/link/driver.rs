@@ -115,7 +115,8 @@ impl<S: Socket> Driver<S> {
             owed.push_internal(0, start.owed);
             silence.owe(now);
         }
-        let timer_at = now + IDLE_PING;
+        // Due at once: the first turn sets the timer, and only a timer that was polled wakes anybody.
+        let timer_at = now;
         Self {
             socket: start.socket,
             decoder: start.decoder,
