@@ -284,6 +284,7 @@ impl<C: Dial> Supervisor<C> {
 
     /// Brings prober, circuit, topology and health in line with what is known.
     fn review(&mut self, now: Instant) {
+        self.resume(now);
         let (sight, moved) = (self.sight(), self.is_moved());
         self.hub
             .pace
@@ -357,6 +358,22 @@ impl<C: Dial> Supervisor<C> {
             targets,
             resting_circuit.map_or(now, |rested| rested.max(now)) + jitter,
         );
+    }
+
+    /// The circuit opened over a silence that the link itself has broken since: no better proof of its endpoint will come, and nobody
+    /// probes an endpoint whose link is fine.
+    fn resume(&mut self, now: Instant) {
+        if !self.is_down || self.sight() != Sight::Fine || !self.may_close(now) {
+            return;
+        }
+        let Some(held) = &self.held else { return };
+        tracing::info!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), "silent link spoke again");
+        self.hub.gate.set(Gate::Up(Serving {
+            wire: held.wire.clone(),
+            fenced: Vec::new(),
+        }));
+        self.is_down = false;
+        self.trouble = None;
     }
 
     /// The endpoint is silent or away: refuse new calls until it is verified.
@@ -453,7 +470,7 @@ impl<C: Dial> Supervisor<C> {
         } else {
             ProbeOutcome::Moved
         });
-        if decision == Adopt::Discard || (self.held.is_none() && !self.may_close(now)) {
+        if decision == Adopt::Discard || !self.may_close(now) {
             return;
         }
         let old = self.held.take();
