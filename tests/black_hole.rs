@@ -213,9 +213,9 @@ async fn an_idle_black_hole_is_found_within_3_s() {
         }
         found.push(onset.elapsed());
     }
-    let (first, last) = (found.iter().min().unwrap(), found.iter().max().unwrap());
+    let last = found.iter().max().unwrap();
     assert!(*last <= SECOND * 3, "{found:?}");
-    println!("FIGURE idle black hole: found after {first:?} … {last:?}");
+    println!("FIGURE idle black hole: found within {last:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
