@@ -15,7 +15,7 @@ use redis_holdfast::{Client, HealthState};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Healthy calls before a fault: enough to have a link at work.
-const LEAD: Duration = SECOND;
+const LEAD: Duration = ms(500);
 /// Load after the heal: what recovery may take, and as long again to see that it lasts.
 const TAIL: Duration = ms(1500);
 /// Silence is told from slowness, and the endpoint from the link, in this time.
@@ -325,7 +325,7 @@ async fn every_fault_in_turn() {
         Fault::Reset,
     ] {
         let tally = Arc::<Tally>::default();
-        let length = lasting(5, ms(1500));
+        let length = lasting(5, SECOND);
         let running = flood(
             client.clone(),
             RATE,
