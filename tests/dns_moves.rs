@@ -1,0 +1,172 @@
+//! Promise 8: a server that moves is followed, whether its old address still answers or has become a black hole.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use holdfast_lab::{Answer, Dns, Mode, Proxy, Server, ip, server_or_skip};
+use redis_holdfast::{Client, dns::Hickory};
+use tokio::time::{Instant, sleep, timeout};
+
+const NAME: &str = "orders.lab";
+/// Time enough for a second link to be made and watched before anything breaks.
+const BEFORE: Duration = SECOND;
+
+/// A name that leads to the old range; a pod with data of its own waits in the new one, at the same port.
+struct Move {
+    dns: Dns,
+    old: Proxy,
+    new: Proxy,
+    servers: [Server; 2],
+    client: Client,
+}
+
+async fn prepare() -> Option<Move> {
+    let servers = [server_or_skip().await?, server_or_skip().await?];
+    let old = Proxy::start(servers[0].addr()).await.unwrap();
+    let same_port = std::net::SocketAddr::from((ip(), old.addr().port()));
+    let new = Proxy::start_on(same_port, servers[1].addr()).await.unwrap();
+    let dns = Dns::start().await.unwrap();
+    dns.set(NAME, Answer::addrs([old.addr().ip()], 5));
+    let client = Client::builder(&format!("redis://{NAME}:{}/", old.addr().port()))
+        .unwrap()
+        .resolver(Hickory::servers([dns.addr()]))
+        .call_timeout(CALL_TIMEOUT)
+        .build()
+        .unwrap();
+    client.wait_ready(SECOND * 5).await.unwrap();
+    Some(Move {
+        dns,
+        old,
+        new,
+        servers,
+        client,
+    })
+}
+
+impl Move {
+    fn finish_in_dns(&self) {
+        self.dns.set(NAME, Answer::addrs([self.new.addr().ip()], 5));
+    }
+
+    /// Waits until the name has just been asked for: the worst moment for the truth to come, for the next lookup is a whole gap away.
+    async fn next_lookup(&self) {
+        let before = self.dns.lookups(NAME);
+        while self.dns.lookups(NAME) == before {
+            sleep(ms(1)).await;
+        }
+    }
+
+    /// Lookups that began in a span of time: each is one A query, and a query that is not answered is not repeated.
+    fn lookups(&self, from: Instant, to: Instant) -> usize {
+        let log = self.dns.query_log();
+        let within = |asked: &&holdfast_lab::dns::Asked| (from..=to).contains(&asked.at);
+        log.iter()
+            .filter(|asked| asked.kind == "A" && asked.name == NAME)
+            .filter(within)
+            .count()
+    }
+}
+
+/// The old address becomes a black hole; meanwhile DNS says `meanwhile`, or what it said before, and is right `outage` later.
+async fn moved_off_a_black_hole(row: &str, meanwhile: Option<Answer>, outage: Duration) {
+    let Some(stage) = prepare().await else { return };
+    let running = start(stage.client.clone(), RATE, BEFORE + outage + SECOND * 2);
+    sleep(BEFORE).await;
+    if let Some(answer) = meanwhile {
+        stage.dns.set(NAME, answer);
+    }
+    stage.old.set(Mode::Blackhole);
+    let onset = running.mark("old address black-holed");
+    sleep(outage).await;
+    stage.next_lookup().await;
+    stage.finish_in_dns();
+    let heal = running.mark("DNS is right");
+    let report = running.finish().await;
+    println!("{}", show(&report));
+    always(&report);
+
+    let refused = refused_within(&report, onset, ms(600), heal);
+    let recovered = recovered_within(&report, heal, ms(500));
+    let (lookups, span) = (stage.lookups(onset, heal), heal - onset);
+    // Two a second, at regular gaps, put one more into a span that begins with one: the fence posts of a fence.
+    let most = 2.0 * span.as_secs_f64() + 1.0;
+    assert!(
+        lookups as f64 <= most,
+        "{lookups} lookups within {span:?} are more than two a second"
+    );
+    assert!(lookups >= 2, "the name was hardly asked for: {lookups}");
+    println!(
+        "FIGURE dns_moves {row}: refused {refused:?} after the onset, 99 % ok {recovered:?} after DNS was right, {:.2} lookups/s",
+        lookups as f64 / span.as_secs_f64()
+    );
+}
+
+fn outage(full: u64) -> Duration {
+    if is_full() {
+        SECOND * full as u32
+    } else {
+        SECOND * 2
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_a_late_dns() {
+    let outage = outage(3);
+    let row = format!("moved, DNS right after {outage:?}");
+    moved_off_a_black_hole(&row, None, outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_the_last_servfail() {
+    let outage = outage(10);
+    let row = format!("moved, DNS right after {outage:?} of SERVFAIL");
+    moved_off_a_black_hole(&row, Some(Answer::ServFail), outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_a_silent_dns() {
+    let outage = outage(10);
+    let row = format!("moved, DNS right after {outage:?} of silence");
+    moved_off_a_black_hole(&row, Some(Answer::Silent), outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_changes_while_the_old_one_lives_fails_no_call_and_drains_the_old_link() {
+    let Some(stage) = prepare().await else { return };
+    // A refresh within 5 s, the second answer a second later: calls go on for another second over the new link.
+    let running = start(stage.client.clone(), RATE, BEFORE + SECOND * 7);
+    sleep(BEFORE).await;
+    stage.finish_in_dns();
+    let changed = running.mark("address changed");
+    let followed = timeout(SECOND * 7, async {
+        while stage.new.accepts() == 0 {
+            sleep(ms(1)).await;
+        }
+        changed.elapsed()
+    })
+    .await
+    .expect("the new address is dialled within a refresh and a second look");
+    // What is under way on the old link ends within a call's deadline; the rest is for the link to notice it.
+    let drained = timeout(CALL_TIMEOUT + SECOND, async {
+        let from = Instant::now();
+        while stage.old.open_connections() > 0 || stage.servers[0].clients().await > 0 {
+            sleep(ms(5)).await;
+        }
+        from.elapsed()
+    })
+    .await
+    .expect("the old link is drained and closed");
+    let report = running.finish().await;
+    println!("{}", show(&report));
+    always(&report);
+    assert_eq!(report.failed(), 0, "{}", show(&report));
+    assert_eq!(stage.new.open_connections(), 1, "one link serves");
+    assert_eq!(stage.old.accepts(), 1, "the old address was left alone");
+    println!(
+        "FIGURE dns_moves address changes, old one alive: {} failed of {}, followed after {followed:?}, drained {drained:?} later",
+        report.failed(),
+        report.total()
+    );
+}
