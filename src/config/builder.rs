@@ -76,8 +76,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Bytes of requests this client holds at once; a call that would exceed it is refused, save when it is the only one. Default 64 MiB;
-    /// legal from 64 KiB to 1 GiB.
+    /// Bytes of requests this client holds at once; a call that would exceed it is refused. One command of more than half of it rides
+    /// beside it, whatever its size. Default 64 MiB; legal from 64 KiB to 1 GiB.
     pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
         self.given.max_buffered_bytes = Some(bytes);
         self

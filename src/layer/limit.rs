@@ -2,7 +2,7 @@
 //!
 //! Owns the in-flight cap and the byte budget of one client. Promises: a clone reserves nothing (a reserving `poll_ready` strands permits
 //! in idle clones); a permit is taken in `call`, held until the outcome, and given back however the call ends; a refusal costs a
-//! few atomic operations and no allocation; a command larger than the whole budget is admitted when it is alone.
+//! few atomic operations and no allocation; one large command is admitted beside the budget, so that a budget is never less than one.
 //! Leaves time to [`timeout`](super::timeout). Fails with `Overloaded`, phase `queue`.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -35,6 +35,8 @@ struct Budget {
     max_calls: u64,
     max_bytes: u64,
     held: Arc<InFlight>,
+    /// The seat of the one large command that rides beside the budget.
+    has_large: AtomicBool,
     too_many: Error,
     too_large: Error,
 }
@@ -56,6 +58,7 @@ impl Gauge for InFlight {
 struct Permit {
     budget: Arc<Budget>,
     share: u64,
+    has_seat: bool,
 }
 
 impl<S> Limit<S> {
@@ -69,6 +72,7 @@ impl<S> Limit<S> {
             max_calls: config.max_in_flight() as u64,
             max_bytes: config.max_buffered_bytes() as u64,
             held,
+            has_large: AtomicBool::new(false),
             too_many: refusal("as many calls as max_in_flight allows are in flight"),
             too_large: refusal("as many bytes as max_buffered_bytes allows are held"),
         };
@@ -89,28 +93,35 @@ impl<S> std::fmt::Debug for Limit<S> {
 
 impl Budget {
     fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, &Error> {
-        let bytes = (bytes as u64).min(CALL / 4);
-        let share = CALL + bytes;
-        let before = self.held.0.fetch_add(share, Ordering::Relaxed);
-        let (calls, held) = (before / CALL, before % CALL);
-        let refusal = if calls >= self.max_calls {
-            &self.too_many
-        } else if held > 0 && held + bytes > self.max_bytes {
-            &self.too_large
-        } else {
-            return Ok(Permit {
-                budget: self.clone(),
-                share,
-            });
+        let bytes = bytes as u64;
+        // Counted like the others, a command as large as the budget would have to wait until it is alone, and then refuse all others.
+        let has_seat = bytes > self.max_bytes / 2 && !self.has_large.swap(true, Ordering::Relaxed);
+        let permit = Permit {
+            budget: self.clone(),
+            share: if has_seat {
+                CALL
+            } else {
+                CALL + bytes.min(CALL / 4)
+            },
+            has_seat,
         };
-        self.held.0.fetch_sub(share, Ordering::Relaxed);
-        Err(refusal)
+        let before = self.held.0.fetch_add(permit.share, Ordering::Relaxed);
+        if before / CALL >= self.max_calls {
+            return Err(&self.too_many);
+        }
+        if !has_seat && before % CALL + bytes > self.max_bytes {
+            return Err(&self.too_large);
+        }
+        Ok(permit)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.budget.held.0.fetch_sub(self.share, Ordering::Relaxed);
+        if self.has_seat {
+            self.budget.has_large.store(false, Ordering::Relaxed);
+        }
     }
 }
 
@@ -176,5 +187,45 @@ impl<F: Expire> Expire for LimitFuture<F> {
             Projected::Admitted { inner, .. } => inner.expire(),
             Projected::Refused { refusal } => refusal.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(max_bytes: usize) -> Arc<Budget> {
+        let config = Config::builder("redis://127.0.0.1/")
+            .max_in_flight(4)
+            .max_buffered_bytes(max_bytes);
+        let config = config.build().expect("legal");
+        let metrics = Metrics::named(&Arc::from("limit"));
+        Limit::new((), &config, &metrics).budget
+    }
+
+    #[test]
+    fn one_large_command_rides_beside_the_budget_and_refuses_nobody() {
+        let max = 64 << 10;
+        let budget = budget(max);
+        let small = budget.admit(100).expect("room");
+        let large = budget.admit(10 * max).expect("the one large");
+        assert!(budget.admit(10 * max).is_err(), "a second one");
+        let others = budget.admit(max / 2).expect("a budget of their own");
+        assert!(budget.admit(max / 2).is_err(), "which ends");
+        drop((small, large, others));
+        assert!(budget.admit(10 * max).is_ok(), "the seat is free again");
+        assert_eq!(budget.held.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_cap_of_calls_is_exact_and_refusals_hold_nothing() {
+        let budget = budget(64 << 10);
+        let held: Vec<_> = (0..4).map(|_| budget.admit(1).expect("room")).collect();
+        for _ in 0..1000 {
+            assert!(budget.admit(1).is_err());
+        }
+        assert_eq!(budget.held.level(), 4);
+        drop(held);
+        assert_eq!(budget.held.0.load(Ordering::Relaxed), 0);
     }
 }
