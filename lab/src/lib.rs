@@ -1,8 +1,8 @@
 //! The fault laboratory that every test, bench and example of redis-holdfast stands on.
 //!
 //! Owns: real Redis processes ([`server`]), a TCP proxy that breaks the network on request ([`proxy`]), scripted DNS
-//! ([`dns`]), open-loop load ([`load`]), an embedded RESP server ([`resp`]), private network namespaces ([`netns`])
-//! and counts of what a process holds ([`census`]). Promises: what a mode or an answer says is what a client gets (each
+//! ([`dns`]), open-loop load ([`load`]), an embedded RESP server ([`resp`]), private network namespaces ([`netns`]),
+//! processes that are denied the processor ([`starve`]) and counts of what a process holds ([`census`]). Promises: what a mode or an answer says is what a client gets (each
 //! has a test of its own), everything lives on loopback or in a namespace made here, and everything dies with its
 //! handle. Leaves every judgement to the tests above. Fails with [`LabError`]. It never imports the crate above.
 
@@ -15,6 +15,7 @@ pub mod netns;
 pub mod proxy;
 pub mod resp;
 pub mod server;
+pub mod starve;
 pub mod task;
 
 pub use dns::{Answer, Dns};
