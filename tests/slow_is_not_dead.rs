@@ -1,0 +1,424 @@
+//! Promise 13: slow is not dead. Whatever slows a healthy Redis, the network to it or this process, we fail no call that a bare
+//! `MultiplexedConnection` in the same run does not fail; we hardly change links, and never open the circuit.
+
+mod common;
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::*;
+use holdfast_lab::load::{Report, Running};
+use holdfast_lab::starve::{Half, go_on, stop};
+use holdfast_lab::task::{Owned, own};
+use holdfast_lab::{Load, Mode, Outcome, Proxy, Server};
+use redis_holdfast::redis::{self, AsyncConnectionConfig, aio::MultiplexedConnection};
+use redis_holdfast::{Client, telemetry::names};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+/// What the matrix is written for, and what the bare connection gets as its response timeout.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// For each of the two.
+const RATE_EACH: u32 = 250;
+/// A quiet moment before and after the trouble.
+const CALM: Duration = SECOND;
+
+// ── the two, side by side ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+struct Pair {
+    row: String,
+    ours: Client,
+    bare: MultiplexedConnection,
+    downs: Arc<AtomicUsize>,
+    _watch: Owned,
+}
+
+/// How they fared.
+#[derive(Debug, PartialEq, Eq)]
+struct Score {
+    ours: usize,
+    bare: usize,
+    /// Calls that we failed while the bare connection served the one that was due at the same instant.
+    only_ours: usize,
+    wrong: usize,
+    swaps: u64,
+    /// Times that the circuit opened, that health was down, and that a call was refused for it.
+    opened: u64,
+    downs: usize,
+    refused: usize,
+}
+
+impl Pair {
+    /// `row` names the client, for its metrics and the figure.
+    async fn connect(row: &str, ours: &str, bare: &str) -> Self {
+        gauges::listen();
+        let row = row.replace([' ', '/'], "_");
+        let ours = Client::builder(ours).unwrap().name(row.as_str());
+        let ours = ours.call_timeout(PATIENCE).build().unwrap();
+        ours.wait_ready(SECOND * 5).await.unwrap();
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(SECOND * 5))
+            .set_response_timeout(Some(PATIENCE));
+        let bare = redis::Client::open(bare).unwrap();
+        let bare = bare.get_multiplexed_async_connection_with_config(&config);
+        let bare = bare.await.unwrap();
+        let (downs, mut health) = (Arc::new(AtomicUsize::new(0)), ours.watch_health());
+        let count = downs.clone();
+        let watch = own(async move {
+            while let Some(health) = health.changed().await {
+                count.fetch_add(usize::from(!health.is_ready()), Ordering::Relaxed);
+            }
+        });
+        Self {
+            row,
+            ours,
+            bare,
+            downs,
+            _watch: watch,
+        }
+    }
+
+    /// Both loads are due at the same instants, but for the time it takes to start the second one.
+    fn start(&self, span: Duration) -> [Running; 2] {
+        let (ours, bare) = (self.ours.clone(), self.bare.clone());
+        let load = Load::new(RATE_EACH).duration(span).deadline(PATIENCE);
+        [
+            load.start(move |op| call(ours.clone(), op)),
+            load.start(move |op| call(bare.clone(), op)),
+        ]
+    }
+
+    async fn finish(self, [ours, bare]: [Running; 2]) -> Score {
+        let (ours, bare) = (ours.finish().await, bare.finish().await);
+        println!("ours: {}\nbare: {}", show(&ours), show(&bare));
+        let downs = self.downs.load(Ordering::Relaxed);
+        // A client's end brings the recorder up to date.
+        assert!(self.ours.shutdown(SECOND * 2).await, "links are drained");
+        Score {
+            ours: ours.failed(),
+            bare: bare.failed(),
+            only_ours: only_first(&ours, &bare),
+            wrong: ours.wrong() + bare.wrong(),
+            swaps: gauges::counter(&self.row, names::SWAPS, ""),
+            opened: gauges::counter(&self.row, names::BREAKER_TRANSITIONS, "open"),
+            downs,
+            refused: refusals(&ours),
+        }
+    }
+}
+
+/// Calls that failed here and went well there.
+fn only_first(here: &Report, there: &Report) -> usize {
+    let pairs = here.samples().iter().zip(there.samples());
+    let is_failure = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    pairs
+        .filter(|(here, there)| is_failure(&here.outcome) && there.outcome == Outcome::Ok)
+        .count()
+}
+
+fn refusals(report: &Report) -> usize {
+    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Failed(class) if class.starts_with("circuit_open"));
+    let samples = report.samples().iter();
+    samples.filter(|sample| refused(&sample.outcome)).count()
+}
+
+impl Score {
+    fn judge(&self, row: &str, how: &str) {
+        println!(
+            "FIGURE slow_is_not_dead {row}{how}: {} failed where bare failed {} ({} of them not by bare), {} swaps, circuit opened {} times",
+            self.ours, self.bare, self.only_ours, self.swaps, self.opened
+        );
+        assert_eq!(self.wrong, 0, "wrong replies: {self:?}");
+        // The two are due at the same instants, and each failure is a call of its own: no allowance.
+        assert!(
+            self.ours <= self.bare,
+            "we failed calls that bare did not: {self:?}"
+        );
+        assert!(self.swaps <= 2, "{self:?}");
+        assert_eq!(
+            (self.opened, self.downs, self.refused),
+            (0, 0, 0),
+            "the circuit opened: {self:?}"
+        );
+    }
+}
+
+// ── one server, and two doors to it that are alike ─────────────────────────────────────────────────────────────────────────────────────
+
+struct Stage {
+    server: Server,
+    doors: [Proxy; 2],
+}
+
+impl Stage {
+    async fn set_up() -> Option<Self> {
+        let server = Server::builder().arg("--enable-debug-command", "yes");
+        let server = server.start_or_skip().await?;
+        let doors = [
+            Proxy::start(server.addr()).await.unwrap(),
+            Proxy::start(server.addr()).await.unwrap(),
+        ];
+        Some(Self { server, doors })
+    }
+
+    async fn pair(&self, row: &str) -> Pair {
+        Pair::connect(row, &self.doors[0].url(), &self.doors[1].url()).await
+    }
+
+    fn set(&self, mode: Mode) {
+        for door in &self.doors {
+            door.set(mode);
+        }
+    }
+}
+
+/// Both under load while `trouble` is made, which takes about `long`.
+async fn compare(row: &str, long: Duration, trouble: impl AsyncFnOnce(&Stage, &Pair)) {
+    let Some(stage) = Stage::set_up().await else {
+        return;
+    };
+    let pair = stage.pair(row).await;
+    let loads = pair.start(CALM + long + CALM);
+    sleep(CALM).await;
+    trouble(&stage, &pair).await;
+    pair.finish(loads).await.judge(row, "");
+}
+
+/// What goes on for a minute, or for 6 s in a short run.
+fn for_a_minute() -> Duration {
+    SECOND * if is_full() { 60 } else { 6 }
+}
+
+async fn tell(server: &Server, words: &[&str]) {
+    assert_eq!(server.tell(words).await.unwrap(), "+OK", "{words:?}");
+}
+
+// ── the server is slow ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_pauses_writes_for_3_s_is_not_dead() {
+    compare("PAUSE WRITE 3 s", SECOND * 3, async |stage, _| {
+        tell(&stage.server, &["CLIENT", "PAUSE", "3000", "WRITE"]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_pauses_for_300_ms_is_not_dead() {
+    compare("PAUSE ALL 300 ms", SECOND, async |stage, _| {
+        tell(&stage.server, &["CLIENT", "PAUSE", "300", "ALL"]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_busy_for_300_ms_is_not_dead() {
+    compare("DEBUG SLEEP 0.3", SECOND, async |stage, _| {
+        tell(&stage.server, &["DEBUG", "SLEEP", "0.3"]).await;
+    })
+    .await;
+}
+
+// ── the network is slow ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async fn stalls(row: &str, stall: Duration) {
+    let times = for_a_minute().as_secs() / 2;
+    compare(row, for_a_minute(), async |stage, _| {
+        for _ in 0..times {
+            stage.set(Mode::Stall);
+            sleep(stall).await;
+            stage.set(Mode::Pass);
+            sleep(SECOND * 2 - stall).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_stalls_for_100_ms_again_and_again_is_not_dead() {
+    stalls("stalls of 100 ms", ms(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_stalls_for_200_ms_again_and_again_is_not_dead() {
+    stalls("stalls of 200 ms", ms(200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_stalls_for_400_ms_again_and_again_is_not_dead() {
+    stalls("stalls of 400 ms", ms(400)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_has_become_200_ms_long_is_not_dead() {
+    compare("latency 0 to 200 ms", SECOND * 4, async |stage, _| {
+        // Each way: a round trip takes 400 ms of the 500 that a call has.
+        stage.set(Mode::Delay(ms(200)));
+        sleep(SECOND * 4).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_64_mib_at_100_mbit_s_is_not_death() {
+    // 67 MB at 12.5 MB/s take 5.4 s.
+    compare(
+        "64 MiB SET at 100 Mbit/s",
+        SECOND * 6,
+        async |stage, pair| {
+            stage.set(Mode::Bandwidth(12_500_000));
+            // The upload itself is given the time it needs; the calls around it are not.
+            let enough = SECOND * 15;
+            let mut ours = pair.ours.with_call_timeout(enough);
+            let mut bare = pair.bare.clone();
+            bare.set_response_timeout(enough);
+            let value = vec![b'x'; 64 << 20];
+            let (mut our_set, mut bare_set) = (redis::cmd("SET"), redis::cmd("SET"));
+            our_set.arg("ours").arg(&value);
+            bare_set.arg("bare").arg(&value);
+            let (ours, bare) = tokio::join!(
+                our_set.query_async::<String>(&mut ours),
+                bare_set.query_async::<String>(&mut bare)
+            );
+            assert_eq!(bare.expect("a bare connection uploads it"), "OK");
+            assert_eq!(ours.expect("so do we"), "OK");
+        },
+    )
+    .await;
+}
+
+// ── this process is slow ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const ADDRESSES: &str = "HOLDFAST_SLOW_CLIENT";
+
+/// The pair in a process of its own, so that it can be stopped while network and server go on.
+struct Elsewhere {
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+    _stage: Stage,
+}
+
+impl Elsewhere {
+    /// Runs `test` of this binary once more; nothing in that other process, once it has done its part, and where there is no server.
+    async fn run(test: &str, row: &str) -> Option<Self> {
+        if let Ok(addresses) = std::env::var(ADDRESSES) {
+            let (ours, bare) = addresses.split_once(' ').unwrap();
+            let pair = Pair::connect(row, ours, bare).await;
+            println!("\nREADY");
+            let loads = pair.start(CALM + for_a_minute() + CALM);
+            println!("\nSCORE {}", pair.finish(loads).await.to_line());
+            return None;
+        }
+        let stage = Stage::set_up().await?;
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(
+                ADDRESSES,
+                format!("{} {}", stage.doors[0].url(), stage.doors[1].url()),
+            )
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut elsewhere = Self {
+            child,
+            said,
+            _stage: stage,
+        };
+        elsewhere.hear("READY", SECOND * 10).await;
+        sleep(CALM).await;
+        Some(elsewhere)
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id().expect("not waited for yet")
+    }
+
+    /// What follows `word` at the beginning of a line; other lines are shown.
+    async fn hear(&mut self, word: &str, within: Duration) -> String {
+        let heard = timeout(within, async {
+            while let Some(line) = self.said.next_line().await.unwrap() {
+                match line.strip_prefix(word) {
+                    Some(rest) => return rest.trim().to_owned(),
+                    // Its own summary must not be counted as one of ours.
+                    None if line.starts_with("test result") => {}
+                    None => println!("{line}"),
+                }
+            }
+            panic!("the other process ended without {word}");
+        });
+        heard.await.expect("the other process speaks")
+    }
+
+    async fn score(mut self) -> Score {
+        let line = self.hear("SCORE", CALM * 2 + for_a_minute() + SECOND * 10);
+        Score::from_line(&line.await)
+    }
+}
+
+impl Score {
+    fn to_line(&self) -> String {
+        let Self {
+            ours,
+            bare,
+            only_ours,
+            wrong,
+            swaps,
+            opened,
+            downs,
+            refused,
+        } = self;
+        format!("{ours} {bare} {only_ours} {wrong} {swaps} {opened} {downs} {refused}")
+    }
+
+    fn from_line(line: &str) -> Self {
+        let numbers: Vec<usize> = line.split(' ').map(|n| n.parse().unwrap()).collect();
+        let [ours, bare, only_ours, wrong, swaps, opened, downs, refused] = numbers[..] else {
+            panic!("not a score: {line}");
+        };
+        Self {
+            ours,
+            bare,
+            only_ours,
+            wrong,
+            swaps: swaps as u64,
+            opened: opened as u64,
+            downs,
+            refused,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_not_dead_because_we_were_stopped_for_200_ms() {
+    let row = "client stopped for 200 ms";
+    let test = "a_server_is_not_dead_because_we_were_stopped_for_200_ms";
+    let Some(elsewhere) = Elsewhere::run(test, row).await else {
+        return;
+    };
+    for _ in 0..for_a_minute().as_secs() / 2 {
+        stop(elsewhere.pid()).unwrap();
+        sleep(ms(200)).await;
+        go_on(elsewhere.pid()).unwrap();
+        sleep(SECOND * 2 - ms(200)).await;
+    }
+    elsewhere.score().await.judge(row, " every 2 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_not_dead_because_we_have_half_a_processor() {
+    let row = "client throttled";
+    let test = "a_server_is_not_dead_because_we_have_half_a_processor";
+    let Some(elsewhere) = Elsewhere::run(test, row).await else {
+        return;
+    };
+    let half = Half::of(elsewhere.pid()).unwrap();
+    sleep(for_a_minute()).await;
+    let how = format!(" to 50 of 100 ms ({})", half.how());
+    drop(half);
+    elsewhere.score().await.judge(row, &how);
+}
