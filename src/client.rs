@@ -14,6 +14,7 @@ use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
     HealthWatch, Phase, Request,
     config::defaults,
+    deadline::Deadline,
     dns::{DnsPolicy, Resolve},
     health::HealthCell,
     layer::{LinkConnector, ResilienceLayer, ResilienceService},
@@ -119,10 +120,10 @@ impl Client {
     /// # Cancel safety
     /// It only watches.
     pub async fn wait_ready(&self, within: Duration) -> Result<(), Error> {
-        let (started, mut watch) = (Instant::now(), self.watch_health());
+        let (deadline, mut watch) = (Deadline::after(within), self.watch_health());
         self.service.channel().wake();
         while !watch.current().is_ready() {
-            if timeout_at(started + within, watch.changed()).await.is_err() {
+            if timeout_at(deadline.at(), watch.changed()).await.is_err() {
                 let health = watch.current();
                 let reason = Error::new(
                     health.kind().unwrap_or(ErrorKind::ConnectionLost),
@@ -134,7 +135,7 @@ impl Client {
                     Phase::Queue,
                     "client did not become ready",
                 )
-                .after(started.elapsed())
+                .after(deadline.waited(Instant::now()))
                 .because(reason));
             }
         }
@@ -144,15 +145,15 @@ impl Client {
     /// Refuses new calls, lets those in flight end, and closes every connection; at most `within`, then by force. Says whether all ended by
     /// themselves. Concerns every clone.
     pub async fn shutdown(&self, within: Duration) -> bool {
-        let ends = Instant::now() + within;
+        let deadline = Deadline::after(within);
         self.service.channel().close();
         while !self.service.channel().is_closed() {
-            if Instant::now() >= ends {
+            if deadline.is_past(Instant::now()) {
                 self.service.channel().abort();
                 return false;
             }
             // The supervisor's end has no bell: nobody but this method ever waits for it.
-            sleep(Duration::from_millis(1).min(ends - Instant::now())).await;
+            sleep(Duration::from_millis(1).min(deadline.left(Instant::now()))).await;
         }
         true
     }

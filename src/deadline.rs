@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// As good as never, and still an instant.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// The instant at which a call ends, and the instant at which it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
@@ -25,7 +28,7 @@ impl Deadline {
     pub(crate) fn starting(start: Instant, timeout: Duration) -> Self {
         Self {
             start,
-            at: start + timeout,
+            at: start.checked_add(timeout).unwrap_or(start + FAR),
         }
     }
 

@@ -200,6 +200,15 @@ impl Error {
         self.0.waited
     }
 
+    /// The kind of the I/O error behind it, if one is.
+    pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.0
+            .source
+            .as_deref()?
+            .downcast_ref::<io::Error>()
+            .map(io::Error::kind)
+    }
+
     /// What happened, in a few words, without the source.
     pub(crate) fn detail(&self) -> &str {
         &self.0.detail

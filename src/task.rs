@@ -15,10 +15,6 @@ impl Owned {
     pub(crate) fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
-
-    pub(crate) fn abort(&self) {
-        self.0.abort();
-    }
 }
 
 impl Drop for Owned {

@@ -151,7 +151,13 @@ impl Request {
 
     /// The slice of a pipeline's replies that redis' `ConnectionLike` asks for.
     pub(crate) fn slice(pipeline: &Pipeline, skip: usize, count: usize) -> Self {
-        Self::pipeline(pipeline, Expected { skip, count }, Shape::Slice)
+        let mut request = Self::pipeline(pipeline, Expected { skip, count }, Shape::Slice);
+        let replies = pipeline.len() + if pipeline.is_transaction() { 2 } else { 0 };
+        if skip.saturating_add(count) != replies {
+            // One reply too few or too many would give every later caller somebody else's.
+            request.refusal = Some("offset and count do not add up to the pipeline's replies");
+        }
+        request
     }
 
     fn pipeline(pipeline: &Pipeline, expected: Expected, shape: Shape) -> Self {

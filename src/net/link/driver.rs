@@ -176,6 +176,10 @@ impl<S: Socket> Driver<S> {
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Read, Exit> {
         let mut frames = 0;
         self.decode(&mut frames)?;
+        if frames > 0 {
+            // Read in an earlier turn, answered in this one.
+            self.progress(now);
+        }
         for _ in 0..READS_PER_TURN {
             if frames >= FRAMES_PER_TURN {
                 return Ok(Read::MoreToCome);

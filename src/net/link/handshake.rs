@@ -25,6 +25,8 @@ use crate::{Error, ErrorKind, Phase};
 
 /// A silent peer is asked again this often, on the same connection: asking costs it no new one.
 const NUDGE: Duration = Duration::from_millis(300);
+/// Whoever answers may say so much before we trust it with more.
+const INTRODUCTION: usize = 1 << 20;
 /// At most this many nudges wait for an answer.
 const NUDGES: usize = 64;
 
@@ -136,7 +138,10 @@ pub(crate) async fn handshake<S: Socket>(
     socket.write_all(&words).await.map_err(lost)?;
     let mut reader = Reader {
         socket,
-        decoder: Decoder::new(Limits::default()),
+        decoder: Decoder::new(Limits {
+            total: INTRODUCTION,
+            ..Limits::default()
+        }),
         inbox: BytesMut::new(),
         nudges: 0,
         heard: false,
@@ -163,7 +168,6 @@ pub(crate) async fn handshake<S: Socket>(
     greeting.round_trip = started.elapsed();
     let Reader {
         socket,
-        decoder,
         inbox,
         nudges,
         ..
@@ -171,7 +175,7 @@ pub(crate) async fn handshake<S: Socket>(
     Ok((
         Start {
             socket,
-            decoder,
+            decoder: Decoder::new(Limits::default()),
             inbox,
             owed: nudges,
         },
@@ -272,20 +276,25 @@ fn check(step: Step, reply: Value) -> Result<(), Error> {
         (Step::Hello, _) => (ErrorKind::Protocol, "server does not speak RESP3"),
         _ => (ErrorKind::Refused, "server refused the database"),
     };
-    Err(Error::new(kind, Phase::Handshake, detail).because(redis_error(&reply)))
+    let error = Error::new(kind, Phase::Handshake, detail);
+    // A server that does not know HELLO or AUTH may quote its arguments: the password must not travel on in an error.
+    Err(match step {
+        Step::Hello | Step::Auth => error,
+        _ => error.because(redis_error(&reply)),
+    })
 }
 
 fn check_last_word(reply: Value) -> Result<(), Error> {
     check_alive(&reply)?;
     match &reply {
         Value::ServerError(error) => match error.code() {
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Err(Error::new(
+            "NOAUTH" | "WRONGPASS" => Err(Error::new(
                 ErrorKind::Auth,
                 Phase::Handshake,
-                "server wants credentials or permissions that we do not have",
+                "server wants credentials that we do not have",
             )
             .because(redis_error(&reply))),
-            // MISCONF and their like: it runs commands, if not all of them.
+            // NOPERM, MISCONF and their like: it answers commands, if not this one.
             _ => Ok(()),
         },
         reply => match text(reply) {

@@ -190,6 +190,75 @@ impl fmt::Debug for Link {
 pub(crate) mod tests {
     use super::*;
 
+    use std::net::SocketAddr;
+
+    use bytes::BytesMut;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::{sleep, timeout};
+
+    use super::codec::{Decoder, Limits};
+    use super::job::Ticket;
+    use crate::Request;
+
+    /// A link over `socket`, with bytes that came with the handshake and replies that are still owed for it.
+    fn link(socket: DuplexStream, inbox: &[u8], owed: usize) -> Link {
+        let second = Duration::from_secs(1);
+        let pace = Pace::new("test".into(), 100, second * 3 / 20, second);
+        let start = Start {
+            socket,
+            decoder: Decoder::new(Limits::default()),
+            inbox: BytesMut::from(inbox),
+            owed,
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        Link::spawn(
+            start,
+            Greeting::default(),
+            address,
+            &Arc::new(pace),
+            &Handle::current(),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_never_had_a_call_asks_for_a_sign_of_life() {
+        let (near, mut far) = duplex(1 << 20);
+        let _link = link(near, b"", 0);
+        let mut word = [0; 14];
+        timeout(Duration::from_secs(3), far.read_exact(&mut word))
+            .await
+            .expect("in time")
+            .expect("a ping");
+        assert_eq!(&word, b"*1\r\n$4\r\nPING\r\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipeline_answered_over_several_turns_leaves_no_silence() {
+        let (near, mut far) = duplex(1 << 22);
+        let link = link(near, b"", 0);
+        let mut pipeline = redis::pipe();
+        for _ in 0..10_000 {
+            pipeline.cmd("SET").arg("k").arg("v");
+        }
+        let ticket = Ticket::new(Job::new(Request::from(pipeline)));
+        link.submit(ticket.job().clone()).expect("taken in");
+        sleep(Duration::from_millis(1)).await;
+        far.write_all("+OK\r\n".repeat(10_000).as_bytes())
+            .await
+            .expect("room");
+        ticket.await;
+        sleep(Duration::from_millis(400)).await;
+        assert!(!link.is_silent(), "{:?}", *link.watch().borrow());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nudges_answered_with_the_handshake_leave_no_silence() {
+        let (near, _far) = duplex(1 << 20);
+        let link = link(near, b"+PONG\r\n", 1);
+        sleep(Duration::from_millis(400)).await;
+        assert!(!link.is_silent(), "{:?}", *link.watch().borrow());
+    }
+
     /// A link's identity for tests of the rooms below.
     pub(crate) fn origin() -> Arc<Origin> {
         Arc::new(Origin {
