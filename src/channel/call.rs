@@ -44,6 +44,8 @@ pub(crate) struct Call<C: Dial> {
     shape: Shape,
     deadline: Deadline,
     moves: u8,
+    /// A byte of it may have reached a server, on this link or one before.
+    written: bool,
     ramping: bool,
 }
 
@@ -91,6 +93,7 @@ impl<C: Dial> Call<C> {
             shape,
             deadline,
             moves: 0,
+            written: false,
             ramping: false,
         }
     }
@@ -114,13 +117,15 @@ impl<C: Dial> Call<C> {
             }
         }
         if !self.ramping {
-            self.ramping = hub.enter_ramp()?;
+            self.ramping = hub
+                .enter_ramp()
+                .map_err(|refusal| self.refused(&refusal, carry))?;
         }
         match serving.wire.submit(self.ticket.job().clone()) {
             Ok(()) => Ok(Found::Link(origin.id)),
             // It ended a moment ago, and the gate is about to say so.
             Err(Rejected::Closed) => Ok(Found::Wait),
-            Err(Rejected::Full) => Err(hub.overloaded()),
+            Err(Rejected::Full) => Err(self.refused(&hub.overloaded(), carry)),
         }
     }
 
@@ -142,11 +147,15 @@ impl<C: Dial> Call<C> {
     }
 
     /// A link let the call go: on to the next one, or the end.
-    fn after_end(&mut self, end: End) -> Result<(), Error> {
+    fn after_end(&mut self, mut end: End) -> Result<(), Error> {
         self.moves += 1;
+        if self.written {
+            end.sent = Sent::Maybe;
+        }
+        self.written |= end.sent == Sent::Maybe;
         let effect = self.ticket.job().effect();
         // Only a lost connection is followed: a reply that was too large would be so again.
-        let lost = end.error.kind() == ErrorKind::ConnectionLost;
+        let lost = end.sent == Sent::Never || end.error.kind() == ErrorKind::ConnectionLost;
         let spent = end.sent == Sent::Maybe && (effect == Effect::Once || self.moves > 1);
         if !lost || spent || self.moves > MOVES {
             return Err(self.spent(&end));
@@ -269,6 +278,7 @@ impl<C: Dial> Expire for Call<C> {
             },
             Stage::Known(_) | Stage::Over => (Phase::Queue, Sent::Never, "call was over"),
         };
+        let sent = if call.written { Sent::Maybe } else { sent };
         Error::new(ErrorKind::Timeout, phase, detail)
             .at(hub.endpoint())
             .after(call.deadline.waited(Instant::now()))

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use crate::{
     Error,
@@ -110,14 +110,16 @@ impl Dial for LinkConnector {
         attempt: Attempt,
     ) -> impl Future<Output = Result<Link, Error>> + Send + 'static {
         async move {
+            let dialling = Instant::now();
             let socket = dial(&attempt.address, attempt.connect_timeout).await?;
+            let dialled = dialling.elapsed();
             attempt.stage.established();
             let greeted = tokio::time::timeout(
                 attempt.handshake_limit,
                 handshake(socket, &attempt.introduction),
             )
             .await;
-            let (start, greeting) = greeted.unwrap_or_else(|_| {
+            let (start, mut greeting) = greeted.unwrap_or_else(|_| {
                 Err(Error::new(
                     crate::ErrorKind::Timeout,
                     crate::Phase::Handshake,
@@ -125,6 +127,8 @@ impl Dial for LinkConnector {
                 )
                 .after(attempt.handshake_limit))
             })?;
+            // The network's share: a server that was busy with our introduction is not far away.
+            greeting.round_trip = greeting.round_trip.min(dialled);
             Ok(Link::spawn(
                 start,
                 greeting,

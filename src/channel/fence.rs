@@ -22,8 +22,9 @@ use crate::{
     request::Values,
 };
 
-/// The new connection has just answered; one that now takes longer than this is no better than the old.
+/// A new connection that leaves a question unanswered for this long, or for this many of its round trips, is no better than the old.
 const PATIENCE: Duration = Duration::from_millis(100);
+const ROUND_TRIPS: u32 = 4;
 
 /// An old connection that may still deliver something.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Fallen {
     pub(crate) id: LinkId,
     pub(crate) identity: Identity,
     pub(crate) client: ClientHandle,
+    /// It was fenced off: it is certain to deliver nothing.
+    pub(crate) fenced: bool,
 }
 
 /// What is known of an old connection now.
@@ -40,8 +43,10 @@ pub(crate) enum Fence {
     Up,
     /// The server holds it blocked: it has our commands and will come to them.
     Blocked,
-    /// We may not, or cannot tell.
-    Missing,
+    /// The server does not let us, or is not known to be the same.
+    Denied,
+    /// The server did not answer in time.
+    Silent,
 }
 
 /// The old connection as a fence needs it, where the server told enough.
@@ -51,13 +56,14 @@ pub(crate) fn fallen<W: Wire>(wire: &W) -> Option<Fallen> {
         id: *id,
         identity: greeting.identity.clone()?,
         client: greeting.client.clone()?,
+        fenced: false,
     })
 }
 
 /// Fences `old` off over `new`. `alive`: its end is not certain, so the server is asked first whether it merely blocks it.
 pub(crate) async fn fence<W: Wire>(new: &W, old: &Fallen, alive: bool) -> Fence {
     if new.origin().greeting.identity.as_ref() != Some(&old.identity) {
-        return Fence::Missing;
+        return Fence::Denied;
     }
     if alive {
         let list = cmd("CLIENT")
@@ -65,10 +71,10 @@ pub(crate) async fn fence<W: Wire>(new: &W, old: &Fallen, alive: bool) -> Fence 
             .arg("ID")
             .arg(old.client.id)
             .take();
-        if let Some(Value::BulkString(clients)) = ask(new, list).await
-            && is_blocked(&clients)
-        {
-            return Fence::Blocked;
+        match ask(new, list).await {
+            None => return Fence::Silent,
+            Some(Value::BulkString(clients)) if is_blocked(&clients) => return Fence::Blocked,
+            Some(_) => {}
         }
     }
     let kill = cmd("CLIENT")
@@ -81,7 +87,8 @@ pub(crate) async fn fence<W: Wire>(new: &W, old: &Fallen, alive: bool) -> Fence 
     match ask(new, kill).await {
         // 1: it is gone now. 0: it was gone already.
         Some(Value::Int(_)) => Fence::Up,
-        _ => Fence::Missing,
+        Some(_) => Fence::Denied,
+        None => Fence::Silent,
     }
 }
 
@@ -97,7 +104,8 @@ fn is_blocked(clients: &[u8]) -> bool {
 async fn ask<W: Wire>(wire: &W, command: redis::Cmd) -> Option<Value> {
     let ticket = Ticket::new(Job::new(Request::from(command)));
     wire.submit(ticket.job().clone()).ok()?;
-    match timeout(PATIENCE, ticket).await {
+    let patience = PATIENCE.max(wire.origin().greeting.round_trip * ROUND_TRIPS);
+    match timeout(patience, ticket).await {
         Ok(Outcome::Replied(Values::One(value))) => Some(value),
         _ => None,
     }

@@ -17,7 +17,7 @@ mod verdict;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -61,6 +61,8 @@ pub(crate) struct Hub<W> {
     /// Wakes the supervisor: calls have opened the circuit, or the client is shutting down.
     alarm: Notify,
     tripped: AtomicBool,
+    /// A supervisor runs.
+    kept: AtomicBool,
     closing: AtomicBool,
     overloaded: Error,
     ramp: Error,
@@ -89,6 +91,7 @@ impl<W: Wire> Hub<W> {
             )),
             alarm: Notify::new(),
             tripped: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             overloaded: refusal(
                 ErrorKind::Overloaded,
@@ -190,7 +193,7 @@ pub(crate) struct Channel<C: Dial> {
 pub(crate) struct Shared<C: Dial> {
     hub: Arc<Hub<C::Wire>>,
     recipe: Recipe<C>,
-    supervisor: OnceLock<Owned>,
+    supervisor: Mutex<Option<Owned>>,
 }
 
 /// What a supervisor is made of, kept until a runtime is there.
@@ -219,30 +222,38 @@ impl<C: Dial> Channel<C> {
             shared: Arc::new(Shared {
                 hub,
                 recipe,
-                supervisor: OnceLock::new(),
+                supervisor: Mutex::new(None),
             }),
         };
         channel.wake();
         channel
     }
 
-    /// Sees to it that the supervisor runs.
-    fn start(&self, runtime: &Handle) {
-        self.shared.supervisor.get_or_init(|| {
-            let Recipe {
-                config,
-                connector,
-                resolver,
-            } = self.shared.recipe.clone();
-            let supervisor = Supervisor::new(
-                self.shared.hub.clone(),
-                &config,
-                connector,
-                resolver,
-                runtime,
-            );
-            spawn_owned(runtime, supervisor.run())
-        });
+    fn supervisor(&self) -> MutexGuard<'_, Option<Owned>> {
+        self.shared
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that a supervisor runs, where there is a runtime to run it: the one that the client was built in may be gone.
+    pub(crate) fn wake(&self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut supervisor = self.supervisor();
+        let hub = &self.shared.hub;
+        if hub.kept.load(Ordering::Acquire) || hub.closing.load(Ordering::Acquire) {
+            return;
+        }
+        hub.kept.store(true, Ordering::Release);
+        let Recipe {
+            config,
+            connector,
+            resolver,
+        } = self.shared.recipe.clone();
+        let keeper = Supervisor::new(hub.clone(), &config, connector, resolver, &runtime);
+        *supervisor = Some(spawn_owned(&runtime, keeper.run()));
     }
 
     /// Begins the end: no new calls, links drained.
@@ -253,21 +264,12 @@ impl<C: Dial> Channel<C> {
 
     /// Ends the supervisor, and with it the links that no call holds.
     pub(crate) fn abort(&self) {
-        if let Some(supervisor) = self.shared.supervisor.get() {
-            supervisor.abort();
-        }
-    }
-
-    /// Starts the supervisor now instead of with the first call.
-    pub(crate) fn wake(&self) {
-        if let Ok(runtime) = Handle::try_current() {
-            self.start(&runtime);
-        }
+        *self.supervisor() = None;
     }
 
     /// Whether the supervisor has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared.supervisor.get().is_none_or(Owned::is_finished)
+        self.supervisor().as_ref().is_none_or(Owned::is_finished)
     }
 }
 
@@ -297,7 +299,7 @@ impl<C: Dial> Service<Request> for Channel<C> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        if self.shared.supervisor.get().is_none() {
+        if !self.shared.hub.kept.load(Ordering::Relaxed) {
             self.wake();
         }
         let deadline = request

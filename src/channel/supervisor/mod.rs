@@ -1,9 +1,13 @@
 //! Keeps one link in service: watches it, probes its endpoint, benches, swaps, moves and replaces it, opens and closes the circuit.
 //!
-//! Owns the endpoint's life, in one task. Promises: a dead link costs a dial, a dead endpoint costs calls microseconds, a busy server
+//! Owns the endpoint's life, in one task: what happens to it here, what becomes of connections in [`adopt`], what callers and people
+//! are told in [`standing`]. Promises: a dead link costs a dial, a dead endpoint costs calls microseconds, a busy server
 //! costs nothing; a link takes calls only after it was verified and the old path fenced off where that is possible; what it retires
 //! is drained or told at once. Leaves judging to [`verdict`](super::verdict), dialling to [`prober`](super::prober), names to `topology`.
-//! Fails never: it goes on for as long as a handle lives. Where to look next: [`keep`](super::keep) for what it keeps.
+//! Fails never: it goes on for as long as a handle lives. Where to look next: [`keep`](super::keep).
+
+mod adopt;
+mod standing;
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -16,23 +20,22 @@ use tokio::{
 use super::{
     Hub,
     connect::{Dial, Wire},
-    fence::{Fallen, Fence, fallen, fence},
+    fence::Fallen,
     gate::{Gate, Serving},
     keep::{Candidate, Held, Retired, interleave, template, topology},
     patience::{Patience, Ration},
     prober::{Prober, Sighting},
-    verdict::{Adopt, Aim, Probe, Sight, adopt, aim, refuse},
+    verdict::{Aim, Probe, Sight, aim, refuse},
 };
 use crate::{
     Config, Error, ErrorKind, Phase,
     dns::Resolve,
-    health::{Health, HealthState},
     layer::breaker::machine::Trip,
     net::{
         address::Address,
         link::{LinkState, mailbox::Retire},
     },
-    telemetry::labels::{self, FenceOutcome, LinkEnd, ProbeOutcome, Transition},
+    telemetry::labels::{self, LinkEnd, ProbeOutcome, Transition},
     topology::{Map, Need, Topology},
 };
 
@@ -43,8 +46,8 @@ const JITTER_MILLIS: u64 = 50;
 /// A link that lived this long was no accident of a broken endpoint.
 const SETTLED: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Old connections remembered for a fence.
-const FALLEN: usize = 8;
+/// While no swap is allowed, the verified candidate is kept and asked again this often.
+const HOLD: Duration = Duration::from_millis(100);
 
 pub(crate) struct Supervisor<C: Dial> {
     hub: Arc<Hub<C::Wire>>,
@@ -76,6 +79,7 @@ impl<C: Dial> Supervisor<C> {
         runtime: &Handle,
     ) -> Self {
         let now = Instant::now();
+        hub.gate.set(Gate::Waiting);
         let topology = topology(config, resolver, runtime);
         let mut maps = topology.map();
         maps.mark_changed();
@@ -160,19 +164,15 @@ impl<C: Dial> Supervisor<C> {
         }
     }
 
-    /// Calls are served again.
-    fn in_service(&mut self) {
-        self.served_once = true;
-        self.is_down = false;
-        self.trouble = None;
-        self.probe = Probe::Early;
-    }
-
     fn on_death(&mut self, error: Error, by_peer: bool, now: Instant) {
         let Some(held) = self.held.take() else { return };
         self.hub.metrics.link_died(link_end(&error, by_peer));
         tracing::warn!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), by_peer, reason = error.detail(), "link lost");
         self.remember(&held.wire);
+        if let Some(candidate) = &mut self.candidate {
+            // Verified a moment ago: it serves now.
+            candidate.confirm_at = now;
+        }
         let settled = now.saturating_duration_since(held.adopted) >= SETTLED;
         if settled {
             self.hub.breaker().on_link_success();
@@ -201,13 +201,17 @@ impl<C: Dial> Supervisor<C> {
         match sighting {
             Sighting::Failed { error, round_over } => {
                 self.hub.metrics.dialled(Some(error.kind()));
-                let refused = error.kind() == ErrorKind::Refused;
-                self.hub.metrics.probed(if refused {
+                // Whoever answers is alive, whatever the answer.
+                let alive = matches!(
+                    error.kind(),
+                    ErrorKind::Refused | ErrorKind::Auth | ErrorKind::Protocol
+                );
+                self.hub.metrics.probed(if alive {
                     ProbeOutcome::Refused
                 } else {
                     ProbeOutcome::Failed
                 });
-                if refused {
+                if alive {
                     self.probe = Probe::Refused;
                 } else if round_over {
                     self.probe = if is_hard(&error) {
@@ -224,11 +228,7 @@ impl<C: Dial> Supervisor<C> {
                     .on_round_trip(wire.origin().greeting.round_trip);
                 match self.sight() {
                     Sight::Suspect | Sight::Unresponsive if self.same_server(&wire) => {
-                        self.prober.rest();
-                        self.candidate = Some(Candidate {
-                            wire,
-                            confirm_at: now + GRACE,
-                        });
+                        self.consider(wire, now);
                     }
                     _ => self.take(wire, now).await,
                 }
@@ -261,7 +261,7 @@ impl<C: Dial> Supervisor<C> {
             .candidate
             .take_if(|candidate| now >= candidate.confirm_at)
         {
-            self.take(candidate.wire, now).await;
+            self.confirm(candidate, now).await;
         }
         if now >= self.next_tick {
             self.hub.metrics.lag(now - self.next_tick);
@@ -304,30 +304,20 @@ impl<C: Dial> Supervisor<C> {
         } else if self.candidate.is_none() {
             self.probe_for(aim, sight, now);
         }
-        if self.probe == Probe::Early
-            && self
-                .prober
-                .age(now)
-                .is_some_and(|age| age >= self.patience.probe_time())
-        {
-            self.probe = Probe::Silent;
-        }
-        let gone_for = now.saturating_duration_since(self.gone_since);
+        let probe = self.evidence(moved, now);
+        // The very first link is waited for until an attempt has failed.
+        let gone_for = match (self.served_once, probe) {
+            (false, Probe::Early) => Duration::ZERO,
+            _ => now.saturating_duration_since(self.gone_since),
+        };
+        let unresponsive_after = self.hub.pace.unresponsive_after;
         let dead = sight == Sight::Gone && self.hub.breaker().is_open();
-        if !self.is_down
-            && (dead
-                || refuse(
-                    sight,
-                    self.probe,
-                    gone_for,
-                    self.hub.pace.unresponsive_after,
-                ))
-        {
-            self.refuse_calls(sight, now);
+        if !self.is_down && (dead || refuse(sight, probe, gone_for, unresponsive_after)) {
+            self.refuse_calls(sight, probe, now);
         } else if !self.is_down
             && sight == Sight::Gone
             && !self.served_once
-            && self.has_no_address()
+            && self.no_address().is_some()
         {
             self.open();
         } else if self.is_down && self.held.is_none() {
@@ -335,6 +325,28 @@ impl<C: Dial> Supervisor<C> {
             self.say_down();
         }
         self.tell_health(sight);
+    }
+
+    /// What the probes have shown of the endpoint behind the serving link.
+    fn evidence(&mut self, moved: bool, now: Instant) -> Probe {
+        let waited = self
+            .prober
+            .age(now)
+            .is_some_and(|age| age >= self.patience.probe_time());
+        if self.probe == Probe::Early && waited && (self.served_once || self.held.is_some()) {
+            self.probe = Probe::Silent;
+        }
+        match self.probe {
+            // Who refused is at the name's new address: that says nothing of the old one, which still serves.
+            Probe::Failed if moved && self.held.is_some() => {
+                if waited {
+                    Probe::Silent
+                } else {
+                    Probe::Early
+                }
+            }
+            probe => probe,
+        }
     }
 
     fn probe_for(&mut self, aim: Aim, sight: Sight, now: Instant) {
@@ -377,8 +389,8 @@ impl<C: Dial> Supervisor<C> {
     }
 
     /// The endpoint is silent or away: refuse new calls until it is verified.
-    fn refuse_calls(&mut self, sight: Sight, now: Instant) {
-        let hard = self.probe == Probe::Failed;
+    fn refuse_calls(&mut self, sight: Sight, probe: Probe, now: Instant) {
+        let hard = probe == Probe::Failed;
         if !self.hub.breaker().is_open() {
             self.hub.breaker().trip(Trip::Verdict, now);
             self.hub.set_breaker(if hard {
@@ -410,190 +422,6 @@ impl<C: Dial> Supervisor<C> {
         self.say_down();
     }
 
-    fn say_down(&mut self) {
-        let refusal = self.refusal();
-        let gate = self.hub.gate.load();
-        if let Gate::Down(said) = &**gate
-            && (said.kind(), said.phase(), said.detail())
-                == (refusal.kind(), refusal.phase(), refusal.detail())
-        {
-            return;
-        }
-        tracing::warn!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), kind = refusal.kind().as_str(), phase = refusal.phase().as_str(), reason = refusal.detail(), "calls are refused");
-        self.hub.gate.set(Gate::Down(refusal));
-    }
-
-    /// What a call is told while the circuit is open: the reason itself where a person must act or nothing ever worked.
-    fn refusal(&self) -> Error {
-        let endpoint = self.hub.endpoint();
-        let no_address = self
-            .has_no_address()
-            .then(|| self.maps.borrow().primary.trouble.clone())
-            .flatten();
-        let reason = no_address
-            .or_else(|| self.trouble.clone())
-            .unwrap_or_else(|| self.lost("no connection yet"));
-        let own = matches!(
-            reason.kind(),
-            ErrorKind::Auth
-                | ErrorKind::Dns
-                | ErrorKind::Protocol
-                | ErrorKind::Refused
-                | ErrorKind::Tls
-        );
-        if own || !self.served_once {
-            return reason
-                .at(endpoint)
-                .executed(crate::error::Executed::Never)
-                .after(Duration::ZERO);
-        }
-        Error::new(
-            ErrorKind::CircuitOpen,
-            reason.phase(),
-            format!("circuit is open: {}", reason.detail()),
-        )
-        .at(endpoint)
-        .because(reason)
-    }
-
-    fn has_no_address(&self) -> bool {
-        let map = self.maps.borrow();
-        map.primary.addresses.is_empty() && map.primary.trouble.is_some()
-    }
-
-    /// Puts a verified connection to use, or lets it go.
-    async fn take(&mut self, wire: C::Wire, now: Instant) {
-        let same = self.same_server(&wire);
-        let decision = adopt(self.sight(), same, self.is_moved(), self.ration.allows(now));
-        self.hub.metrics.probed(if same || self.held.is_none() {
-            ProbeOutcome::Served
-        } else {
-            ProbeOutcome::Moved
-        });
-        if decision == Adopt::Discard || !self.may_close(now) {
-            return;
-        }
-        let old = self.held.take();
-        let (fenced, verdict) = self
-            .fence_off(&wire, old.as_ref().filter(|_| decision == Adopt::Swap))
-            .await;
-        let now = Instant::now();
-        if matches!(wire.watch().borrow().clone(), LinkState::Dead { .. }) {
-            // It died while the fence was put up.
-            self.held = old;
-            return;
-        }
-        self.last_good = Some(wire.address().clone());
-        tracing::info!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), action = ?decision, fenced = fenced.len(), "link in service");
-        self.hub.gate.set(Gate::Up(Serving {
-            wire: wire.clone(),
-            fenced,
-        }));
-        if let Some(old) = old {
-            let order = match (decision, verdict) {
-                (Adopt::Swap, Some(Fence::Up)) => Retire::Abort(
-                    self.lost("connection replaced and fenced: executed before or never"),
-                ),
-                (Adopt::Swap, _) => Retire::Bench,
-                _ => Retire::Drain,
-            };
-            if decision == Adopt::Swap {
-                self.ration.on_swap(now);
-                self.hub.metrics.swapped();
-            }
-            let state = if decision == Adopt::Swap {
-                labels::LinkState::Benched
-            } else {
-                labels::LinkState::Draining
-            };
-            self.retire(old, order, state);
-        }
-        self.prober.rest();
-        self.held = Some(Held::new(wire, now, &self.hub.metrics));
-        self.in_service();
-    }
-
-    /// Closes the circuit for a verified connection, unless the endpoint has to rest.
-    fn may_close(&mut self, now: Instant) -> bool {
-        let mut breaker = self.hub.breaker();
-        let was_open = breaker.is_open();
-        if !breaker.close(now) {
-            return false;
-        }
-        let ramping = breaker.is_ramping();
-        drop(breaker);
-        if was_open {
-            self.hub.ramping.store(ramping, Ordering::Relaxed);
-            self.hub.set_breaker(Transition::Verified);
-        }
-        true
-    }
-
-    /// Fences off, over `wire`, every old connection to the same server; `silent` is the one that is being swapped out.
-    async fn fence_off(
-        &mut self,
-        wire: &C::Wire,
-        silent: Option<&Held<C::Wire>>,
-    ) -> (Vec<crate::net::link::LinkId>, Option<Fence>) {
-        let mut fenced = Vec::new();
-        let mut verdict = None;
-        if let Some(silent) = silent {
-            let result = match fallen(&silent.wire) {
-                Some(old) => fence(wire, &old, true).await,
-                None => Fence::Missing,
-            };
-            self.count_fence(result);
-            if result == Fence::Up {
-                fenced.push(silent.wire.origin().id);
-            }
-            verdict = Some(result);
-        }
-        for old in std::mem::take(&mut self.fallen) {
-            if wire.origin().greeting.identity.as_ref() == Some(&old.identity) {
-                let result = fence(wire, &old, false).await;
-                self.count_fence(result);
-                if result == Fence::Up {
-                    fenced.push(old.id);
-                }
-            }
-        }
-        (fenced, verdict)
-    }
-
-    fn count_fence(&mut self, result: Fence) {
-        self.unfenced = result == Fence::Missing;
-        self.hub.metrics.fenced(match result {
-            Fence::Up => FenceOutcome::Raised,
-            Fence::Blocked => FenceOutcome::Refused,
-            Fence::Missing => FenceOutcome::Failed,
-        });
-    }
-
-    fn remember(&mut self, wire: &C::Wire) {
-        if let Some(old) = fallen(wire) {
-            if self.fallen.len() >= FALLEN {
-                self.fallen.remove(0);
-            }
-            self.fallen.push(old);
-        }
-    }
-
-    fn retire(&mut self, held: Held<C::Wire>, order: Retire, state: labels::LinkState) {
-        held.wire.retire(order);
-        self.retired.push(Retired::new(held, state));
-    }
-
-    fn same_server(&self, wire: &C::Wire) -> bool {
-        let new = &wire.origin().greeting.identity;
-        self.held
-            .as_ref()
-            .is_some_and(|held| match (&held.wire.origin().greeting.identity, new) {
-                (Some(old), Some(new)) => old == new,
-                // Where it may not be asked, the address has to do; nothing written is sent again on that word.
-                _ => held.wire.address() == wire.address(),
-            })
-    }
-
     fn targets(&self, aim: Aim) -> Vec<Address> {
         match (aim, &self.held) {
             (Aim::Nowhere, _) => Vec::new(),
@@ -603,38 +431,6 @@ impl<C: Dial> Supervisor<C> {
                 self.last_good.as_ref(),
             ),
         }
-    }
-
-    fn tell_health(&self, sight: Sight) {
-        let endpoint = self.hub.endpoint();
-        let health = match sight {
-            _ if self.is_down => Health::because(HealthState::Down, &self.refusal(), endpoint),
-            Sight::Gone if !self.served_once => {
-                Health::new(HealthState::Down, "connecting for the first time", endpoint)
-            }
-            Sight::Gone => Health::new(
-                HealthState::Degraded,
-                "connection is being replaced",
-                endpoint,
-            ),
-            Sight::Suspect | Sight::Unresponsive => {
-                Health::new(HealthState::Degraded, "connection is silent", endpoint)
-            }
-            Sight::Fine => match &self.maps.borrow().primary.trouble {
-                Some(trouble) => Health::because(HealthState::Degraded, trouble, endpoint),
-                None if self.unfenced => Health::new(
-                    HealthState::Degraded,
-                    "server does not let old connections be fenced off",
-                    endpoint,
-                ),
-                None => Health::new(HealthState::Ready, "serving", endpoint),
-            },
-        };
-        self.hub.health.set(health);
-    }
-
-    fn lost(&self, detail: &'static str) -> Error {
-        Error::new(ErrorKind::ConnectionLost, Phase::Reply, detail).at(self.hub.endpoint())
     }
 
     async fn shut_down(mut self) {
@@ -657,18 +453,40 @@ impl<C: Dial> Supervisor<C> {
     }
 }
 
+impl<C: Dial> Drop for Supervisor<C> {
+    /// A runtime that ends takes its tasks along: nobody may believe in a link without a keeper. The next call makes a new one.
+    fn drop(&mut self) {
+        if !self.hub.closing.load(Ordering::Acquire) {
+            self.trouble =
+                Some(self.lost("the runtime that kept this client's connection has ended"));
+            self.open();
+            self.tell_health(Sight::Gone);
+        }
+        self.hub.kept.store(false, Ordering::Release);
+    }
+}
+
+/// Evidence that nobody is there, as opposed to no evidence that somebody is, or to trouble of our own (no descriptors left).
+fn is_hard(error: &Error) -> bool {
+    use std::io::ErrorKind as Io;
+    match error.phase() {
+        Phase::Connect => matches!(
+            error.io_kind(),
+            Some(
+                Io::ConnectionRefused
+                    | Io::ConnectionReset
+                    | Io::HostUnreachable
+                    | Io::NetworkUnreachable
+            )
+        ),
+        _ => error.kind() == ErrorKind::ConnectionLost,
+    }
+}
+
 /// Waits for the next map. A topology that never changes has nobody left to tell of changes.
 async fn next_map(maps: &mut watch::Receiver<Arc<Map>>) {
     if maps.changed().await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Evidence that nobody is there, as opposed to no evidence that somebody is.
-fn is_hard(error: &Error) -> bool {
-    match error.phase() {
-        Phase::Connect => error.waited().is_zero(),
-        _ => error.kind() != ErrorKind::Timeout,
     }
 }
 

@@ -1,0 +1,224 @@
+//! What becomes of connections: verified ones are taken into service, old ones fenced off and retired.
+//!
+//! Owns the way of a connection from *verified* to *serving* to *retired*. Promises: the old path is fenced off before a new one takes
+//! calls; what cannot be fenced is waited for; a connection is dropped only where another serves. Leaves the decision to
+//! [`verdict`](crate::channel::verdict), the words to the server to [`fence`](crate::channel::fence). Cannot fail.
+
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::{GRACE, HOLD, Supervisor};
+use crate::{
+    channel::{
+        connect::{Dial, Wire},
+        fence::{Fallen, Fence, fallen, fence},
+        gate::{Gate, Serving},
+        keep::{Candidate, Held, Retired},
+        verdict::{Adopt, Aim, Probe, Sight, adopt},
+    },
+    net::link::{LinkId, LinkState, mailbox::Retire},
+    telemetry::labels::{self, FenceOutcome, ProbeOutcome, Transition},
+};
+
+/// Old connections remembered for a fence.
+const FALLEN: usize = 8;
+
+impl<C: Dial> Supervisor<C> {
+    /// The silent link had its moment to speak. While the ration allows no swap, what is verified is kept rather than dialled anew.
+    pub(super) async fn confirm(&mut self, mut candidate: Candidate<C::Wire>, now: Instant) {
+        let is_silent = matches!(self.sight(), Sight::Suspect | Sight::Unresponsive);
+        if candidate.wire.is_silent() {
+            self.look_again(now);
+        } else if is_silent && !self.ration.allows(now) {
+            candidate.confirm_at = now + HOLD;
+            self.candidate = Some(candidate);
+        } else {
+            self.take(candidate.wire, now).await;
+        }
+    }
+
+    /// Probes again, a gap from now: what was just verified could not be used.
+    fn look_again(&mut self, now: Instant) {
+        let gap = self.prober.gap();
+        let targets = self.targets(Aim::Everywhere);
+        self.prober.aim(targets, now + gap);
+    }
+
+    /// Puts a verified connection to use, or lets it go.
+    pub(super) async fn take(&mut self, wire: C::Wire, now: Instant) {
+        let same = self.same_server(&wire);
+        let decision = adopt(self.sight(), same, self.is_moved(), self.ration.allows(now));
+        self.hub.metrics.probed(if same || self.held.is_none() {
+            ProbeOutcome::Served
+        } else {
+            ProbeOutcome::Moved
+        });
+        if decision == Adopt::Discard || !self.may_close(now) {
+            self.look_again(now);
+            return;
+        }
+        let old = self.held.take();
+        let silent = old.as_ref().filter(|_| decision == Adopt::Swap);
+        let (fenced, fence) = self.fence_off(&wire, silent).await;
+        if matches!(*wire.watch().borrow(), LinkState::Dead { .. }) {
+            // It died while the fence was put up.
+            self.held = old;
+            self.look_again(Instant::now());
+            return;
+        }
+        self.serve(wire, decision, fenced);
+        if let Some(old) = old {
+            self.let_go(old, decision, fence);
+        }
+    }
+
+    fn serve(&mut self, wire: C::Wire, decision: Adopt, fenced: Vec<LinkId>) {
+        tracing::info!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), action = ?decision, fenced = fenced.len(), "link in service");
+        self.last_good = Some(wire.address().clone());
+        self.hub.gate.set(Gate::Up(Serving {
+            wire: wire.clone(),
+            fenced,
+        }));
+        self.fallen.retain(|fallen| !fallen.fenced);
+        self.prober.rest();
+        self.candidate = None;
+        self.held = Some(Held::new(wire, Instant::now(), &self.hub.metrics));
+        self.served_once = true;
+        self.is_down = false;
+        self.trouble = None;
+        self.probe = Probe::Early;
+    }
+
+    /// Retires the link that served until now.
+    fn let_go(&mut self, old: Held<C::Wire>, decision: Adopt, fence: Option<Fence>) {
+        if decision != Adopt::Swap {
+            self.retire(old, Retire::Drain, labels::LinkState::Draining);
+            return;
+        }
+        self.ration.on_swap(Instant::now());
+        self.hub.metrics.swapped();
+        let known = old.wire.origin().greeting.identity.is_some();
+        let order = match fence {
+            Some(Fence::Up) => {
+                Retire::Abort(self.lost("connection replaced and fenced: executed before or never"))
+            }
+            // Its reads may follow to the same server, and only a server that says who it is is known to be the same.
+            _ if known => Retire::Bench,
+            _ => Retire::Drain,
+        };
+        if fence != Some(Fence::Up) {
+            self.remember(&old.wire);
+        }
+        self.retire(old, order, labels::LinkState::Benched);
+    }
+
+    /// Closes the circuit for a verified connection, unless the endpoint has to rest.
+    pub(super) fn may_close(&mut self, now: Instant) -> bool {
+        let mut breaker = self.hub.breaker();
+        let was_open = breaker.is_open();
+        if !breaker.close(now) {
+            return false;
+        }
+        let ramping = breaker.is_ramping();
+        drop(breaker);
+        if was_open {
+            self.hub.ramping.store(ramping, Ordering::Relaxed);
+            self.hub.set_breaker(Transition::Verified);
+        }
+        true
+    }
+
+    /// Fences off, over `wire`, every old connection to the same server; `silent` is the one that is being swapped out. Gives those that
+    /// are certain to deliver nothing any more.
+    async fn fence_off(
+        &mut self,
+        wire: &C::Wire,
+        silent: Option<&Held<C::Wire>>,
+    ) -> (Vec<LinkId>, Option<Fence>) {
+        let mut fenced = Vec::new();
+        let mut of_silent = None;
+        if let Some(silent) = silent {
+            let result = match fallen(&silent.wire) {
+                Some(old) => fence(wire, &old, true).await,
+                None => Fence::Denied,
+            };
+            self.count_fence(result);
+            if result == Fence::Up {
+                fenced.push(silent.wire.origin().id);
+            }
+            of_silent = Some(result);
+        }
+        let identity = wire.origin().greeting.identity.as_ref();
+        let mut remembered = std::mem::take(&mut self.fallen);
+        for old in remembered
+            .iter_mut()
+            .filter(|old| Some(&old.identity) == identity)
+        {
+            // A link that does not answer one question is not asked the next.
+            if !old.fenced && of_silent != Some(Fence::Silent) {
+                let result = fence(wire, old, false).await;
+                self.count_fence(result);
+                old.fenced = result == Fence::Up;
+                if result == Fence::Silent {
+                    of_silent = Some(Fence::Silent);
+                }
+            }
+            if old.fenced {
+                fenced.push(old.id);
+            }
+        }
+        self.fallen = remembered;
+        (fenced, of_silent)
+    }
+
+    fn count_fence(&mut self, result: Fence) {
+        match result {
+            Fence::Up => self.unfenced = false,
+            Fence::Denied => self.unfenced = true,
+            Fence::Blocked | Fence::Silent => {}
+        }
+        self.hub.metrics.fenced(match result {
+            Fence::Up => FenceOutcome::Raised,
+            Fence::Denied | Fence::Blocked => FenceOutcome::Refused,
+            Fence::Silent => FenceOutcome::Failed,
+        });
+    }
+
+    /// Keeps in mind that the old connection `wire` may still deliver something.
+    pub(super) fn remember(&mut self, wire: &C::Wire) {
+        let Some(old) = fallen(wire) else { return };
+        if self.fallen.len() >= FALLEN {
+            self.fallen.remove(0);
+        }
+        self.fallen.push(Fallen {
+            fenced: false,
+            ..old
+        });
+    }
+
+    pub(super) fn retire(&mut self, held: Held<C::Wire>, order: Retire, state: labels::LinkState) {
+        held.wire.retire(order);
+        self.retired.push(Retired::new(held, state));
+    }
+
+    pub(super) fn same_server(&self, wire: &C::Wire) -> bool {
+        let new = &wire.origin().greeting.identity;
+        self.held
+            .as_ref()
+            .is_some_and(|held| match (&held.wire.origin().greeting.identity, new) {
+                (Some(old), Some(new)) => old == new,
+                // Where it may not be asked, the address has to do; nothing written is sent again on that word.
+                _ => held.wire.address() == wire.address(),
+            })
+    }
+
+    /// A connection that was verified while the link is silent: the link gets a moment to speak after all.
+    pub(super) fn consider(&mut self, wire: C::Wire, now: Instant) {
+        self.prober.rest();
+        self.candidate = Some(Candidate {
+            wire,
+            confirm_at: now + GRACE,
+        });
+    }
+}
