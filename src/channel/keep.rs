@@ -31,6 +31,10 @@ use crate::{
 /// An attempt that was accepted but never answered ends after this long, whatever the prober does.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
+const SYN_AGAIN: Duration = Duration::from_secs(1);
+/// Timers are late by a millisecond or two; the machine by more.
+const SYN_MARGIN: Duration = Duration::from_millis(50);
+
 /// The link in service.
 pub(super) struct Held<W> {
     pub(super) wire: W,
@@ -169,11 +173,22 @@ pub(super) fn template(config: &Config, pace: &Arc<Pace>, runtime: &Handle) -> A
     Attempt {
         address: Address::Unix(std::path::Path::new("").into()),
         introduction: Arc::new(introduction),
-        connect_timeout: config.connect_timeout(),
+        connect_timeout: besides_the_kernel(config.connect_timeout()),
         handshake_limit: HANDSHAKE_LIMIT,
         pace: pace.clone(),
         runtime: runtime.clone(),
         stage: Arc::new(Stage::default()),
+    }
+}
+
+/// The kernel sends an unanswered SYN again after a second. Who gives up in that very moment may leave a server that has just come back
+/// with a connection that nobody wants: so a little earlier.
+fn besides_the_kernel(connect_timeout: Duration) -> Duration {
+    let earlier = SYN_AGAIN - SYN_MARGIN;
+    if (earlier..SYN_AGAIN + SYN_MARGIN).contains(&connect_timeout) {
+        earlier
+    } else {
+        connect_timeout
     }
 }
 

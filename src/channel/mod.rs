@@ -12,6 +12,7 @@ mod gate;
 mod keep;
 mod patience;
 mod prober;
+mod scout;
 mod supervisor;
 mod verdict;
 

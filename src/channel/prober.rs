@@ -12,7 +12,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::connect::{Attempt, Dial, Stage};
+use super::{
+    connect::{Attempt, Dial, Stage},
+    scout::{self, Leave, Scout, Scouts},
+};
 use crate::{Error, ErrorKind, backoff::Backoff, config::BreakerPolicy, net::address::Address};
 
 /// Between the first tries of two addresses of one name (RFC 8305, connection attempt delay).
@@ -21,6 +24,18 @@ const STAGGER: Duration = Duration::from_millis(250);
 const RENEW_ESTABLISHED: Duration = Duration::from_secs(12);
 /// Unanswered SYNs per address.
 const SYNS: usize = 4;
+
+/// Who waits for another client's probe looks this often whether it was answered.
+const LISTEN: Duration = Duration::from_millis(20);
+
+/// How much an answer is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// A link is silent: another client's probe of the same address may tell as much as ours.
+    Polite,
+    /// There is no link: dial.
+    Urgent,
+}
 
 /// What an attempt came to.
 pub(crate) enum Sighting<W> {
@@ -38,9 +53,10 @@ pub(crate) struct Prober<C: Dial> {
     attempts: JoinSet<(u64, Result<C::Wire, Error>)>,
     live: Vec<Live>,
     targets: Vec<Address>,
+    haste: Haste,
     round: VecDeque<Address>,
     next: Option<Instant>,
-    /// When the first attempt of the current trouble was made.
+    /// When the first attempt of the current trouble was made, by us or for us.
     first: Option<Instant>,
     count: u64,
 }
@@ -51,6 +67,7 @@ struct Live {
     stage: Arc<Stage>,
     started: Instant,
     handle: AbortHandle,
+    scout: Option<Scout>,
 }
 
 impl<C: Dial> Prober<C> {
@@ -67,6 +84,7 @@ impl<C: Dial> Prober<C> {
             attempts: JoinSet::new(),
             live: Vec::new(),
             targets: Vec::new(),
+            haste: Haste::Urgent,
             round: VecDeque::new(),
             next: None,
             first: None,
@@ -76,12 +94,13 @@ impl<C: Dial> Prober<C> {
 
     /// Probes `targets` from `at` on, for ever. Attempts under way go on; where it probes already, `at` only brings the next one forward
     /// if a target is new.
-    pub(crate) fn aim(&mut self, targets: Vec<Address>, at: Instant) {
+    pub(crate) fn aim(&mut self, targets: Vec<Address>, haste: Haste, at: Instant) {
         let news = targets.iter().any(|target| !self.targets.contains(target));
         if self.next.is_none() || news {
             self.round = targets.iter().cloned().collect();
             self.next = Some(at);
         }
+        self.haste = haste;
         self.targets = targets;
     }
 
@@ -135,7 +154,9 @@ impl<C: Dial> Prober<C> {
 
     fn landed(&mut self, number: u64, result: Result<C::Wire, Error>) -> Option<Sighting<C::Wire>> {
         let place = self.live.iter().position(|live| live.number == number)?;
-        self.live.swap_remove(place);
+        if let Some(scout) = self.live.swap_remove(place).scout {
+            scout.answered(Instant::now());
+        }
         match result {
             Ok(wire) => Some(Sighting::Served(wire)),
             Err(error) => {
@@ -157,8 +178,16 @@ impl<C: Dial> Prober<C> {
             self.round = self.targets.iter().cloned().collect();
         }
         while let Some(address) = self.round.pop_front() {
+            let leave = self.leave(&address, now);
+            if matches!(leave, Leave::Wait) {
+                self.round.push_front(address);
+                // The silence of the probe that is out is ours as well.
+                self.first.get_or_insert(now);
+                self.next = Some(now + LISTEN);
+                return;
+            }
             if self.make_room(&address, now) {
-                self.start(address, now);
+                self.start(address, leave, now);
                 break;
             }
         }
@@ -168,6 +197,15 @@ impl<C: Dial> Prober<C> {
             STAGGER
         };
         self.next = Some(now + gap);
+    }
+
+    /// Whether to dial, or to wait for what another client of this process hears: only with the first attempt, and not for long.
+    fn leave(&self, address: &Address, now: Instant) -> Leave {
+        let waited = self.age(now).unwrap_or_default();
+        if self.haste == Haste::Urgent || !self.live.is_empty() || waited >= scout::PATIENCE {
+            return Leave::Free;
+        }
+        Scouts::of_process().ask(address, now)
     }
 
     /// Whether another attempt at `address` makes sense; gives up an older one for it where needed.
@@ -204,7 +242,7 @@ impl<C: Dial> Prober<C> {
         true
     }
 
-    fn start(&mut self, address: Address, now: Instant) {
+    fn start(&mut self, address: Address, leave: Leave, now: Instant) {
         self.count += 1;
         let (number, stage) = (self.count, Arc::new(Stage::default()));
         let attempt = Attempt {
@@ -223,6 +261,10 @@ impl<C: Dial> Prober<C> {
             stage,
             started: now,
             handle,
+            scout: match leave {
+                Leave::First(scout) => Some(scout),
+                Leave::Free | Leave::Wait => None,
+            },
         });
         self.first.get_or_insert(now);
     }

@@ -15,6 +15,7 @@ use crate::{
         fence::{Fallen, Fence, fallen, fence},
         gate::{Gate, Serving},
         keep::{Candidate, Held, Retired},
+        prober::Haste,
         verdict::{Adopt, Aim, Probe, Sight, adopt},
     },
     net::link::{LinkId, LinkState, mailbox::Retire},
@@ -42,7 +43,7 @@ impl<C: Dial> Supervisor<C> {
     fn look_again(&mut self, now: Instant) {
         let gap = self.prober.gap();
         let targets = self.targets(Aim::Everywhere);
-        self.prober.aim(targets, now + gap);
+        self.prober.aim(targets, Haste::Urgent, now + gap);
     }
 
     /// Puts a verified connection to use, or lets it go.

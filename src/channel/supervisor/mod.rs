@@ -24,7 +24,7 @@ use super::{
     gate::{Gate, Serving},
     keep::{Candidate, Held, Retired, interleave, template, topology},
     patience::{Patience, Ration},
-    prober::{Prober, Sighting},
+    prober::{Haste, Prober, Sighting},
     verdict::{Aim, Probe, Sight, aim, refuse},
 };
 use crate::{
@@ -194,7 +194,8 @@ impl<C: Dial> Supervisor<C> {
         } else {
             self.prober.gap()
         };
-        self.prober.aim(self.targets(Aim::Everywhere), now + pause);
+        self.prober
+            .aim(self.targets(Aim::Everywhere), Haste::Urgent, now + pause);
     }
 
     async fn on_sighting(&mut self, sighting: Sighting<C::Wire>, now: Instant) {
@@ -253,7 +254,8 @@ impl<C: Dial> Supervisor<C> {
         self.open();
         let rested = self.hub.breaker().rest_until().unwrap_or(now);
         self.prober.rest();
-        self.prober.aim(self.targets(Aim::Everywhere), rested);
+        self.prober
+            .aim(self.targets(Aim::Everywhere), Haste::Urgent, rested);
     }
 
     async fn on_tick(&mut self, now: Instant) {
@@ -363,11 +365,16 @@ impl<C: Dial> Supervisor<C> {
             Sight::Suspect => Duration::from_millis(fastrand::u64(0..=JITTER_MILLIS)),
             _ => Duration::ZERO,
         };
+        let haste = match sight {
+            Sight::Suspect | Sight::Unresponsive => Haste::Polite,
+            Sight::Fine | Sight::Gone => Haste::Urgent,
+        };
         if self.prober.is_resting() {
             self.probe = Probe::Early;
         }
         self.prober.aim(
             targets,
+            haste,
             resting_circuit.map_or(now, |rested| rested.max(now)) + jitter,
         );
     }
