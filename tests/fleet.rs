@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Each client asks this often.
-const ASKS_EVERY: Duration = ms(40);
+const ASKS_EVERY: Duration = ms(20);
 
 /// One call at a time, until `end`; when calls were served.
 async fn ask(mut client: Client, end: Instant) -> Vec<Instant> {
