@@ -50,10 +50,6 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn say(reply: impl Into<String>) -> Option<Act> {
-    Some(Act::Say(reply.into()))
-}
-
 fn bulk(text: &str) -> Act {
     Act::Say(format!("${}\r\n{text}\r\n", text.len()))
 }

@@ -105,6 +105,10 @@ impl Connect for LinkConnector {}
 impl Dial for LinkConnector {
     type Wire = Link;
 
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would borrow the connector for as long as it dials"
+    )]
     fn connect(
         &self,
         attempt: Attempt,

@@ -76,8 +76,8 @@ impl<W: Wire> Held<W> {
         let state = self.states.borrow_and_update().clone();
         self.sight = match &state {
             LinkState::Healthy => Sight::Fine,
-            LinkState::Suspect { .. } => Sight::Suspect,
-            LinkState::Unresponsive { .. } => Sight::Unresponsive,
+            LinkState::Suspect => Sight::Suspect,
+            LinkState::Unresponsive => Sight::Unresponsive,
             LinkState::Dead { .. } => Sight::Gone,
         };
         self.count.becomes(if self.sight == Sight::Fine {
@@ -103,6 +103,7 @@ pub(super) struct Candidate<W> {
 pub(super) struct Retired<W> {
     _wire: W,
     states: watch::Receiver<LinkState>,
+    state: labels::LinkState,
     _count: LinkCount,
 }
 
@@ -118,12 +119,21 @@ impl<W: Wire> Retired<W> {
         Self {
             _wire: wire,
             states,
+            state,
             _count: count,
         }
     }
 
     pub(super) fn is_over(&self) -> bool {
         matches!(*self.states.borrow(), LinkState::Dead { .. })
+    }
+
+    /// Why it ended.
+    pub(super) fn end(&self) -> labels::LinkEnd {
+        match self.state {
+            labels::LinkState::Benched => labels::LinkEnd::Benched,
+            _ => labels::LinkEnd::Drained,
+        }
     }
 
     /// Waits for its end.
@@ -200,7 +210,7 @@ pub(super) fn topology(
 ) -> Arc<dyn Topology> {
     let endpoint = config.endpoint().clone();
     match config.server() {
-        Server::Unix(path) => Arc::new(Fixed::new(endpoint, Address::Unix(path.as_path().into()))),
+        Server::Unix(path) => Arc::new(Fixed::new(Address::Unix(path.as_path().into()))),
         Server::Tcp { host, port } => {
             let resolver = resolver.unwrap_or_else(|| default_resolver(config.dns()));
             Arc::new(Named::start(

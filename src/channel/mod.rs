@@ -46,6 +46,7 @@ use crate::{
     telemetry::{
         labels::{ReplayKind, Transition},
         metrics::Metrics,
+        span,
     },
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct Hub<W> {
     in_ramp: AtomicUsize,
     served: AtomicU32,
     cap: usize,
+    client: Arc<str>,
     pace: Arc<Pace>,
     /// Wakes the supervisor: calls have opened the circuit, or the client is shutting down.
     alarm: Notify,
@@ -84,6 +86,7 @@ impl<W: Wire> Hub<W> {
             in_ramp: AtomicUsize::new(0),
             served: AtomicU32::new(0),
             cap,
+            client: config.name().clone(),
             pace: Arc::new(Pace::new(
                 endpoint.clone(),
                 cap.saturating_mul(2),
@@ -183,6 +186,7 @@ impl<W: Wire> Hub<W> {
 
     fn set_breaker(&self, transition: Transition) {
         self.metrics.breaker(transition);
+        span::breaker_moved(&self.client, self.endpoint(), transition);
     }
 }
 

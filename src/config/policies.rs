@@ -126,12 +126,7 @@ impl BreakerPolicy {
 
 /// What the breaker's machine reads.
 impl BreakerPolicy {
-    /// The window's length; it slides by [`bucket`](Self::bucket).
-    pub(crate) fn window_len(&self) -> Duration {
-        self.window
-    }
-
-    /// The length of one of the window's [`BUCKETS`](defaults::BREAKER_BUCKETS).
+    /// The length of one of the window's [`BUCKETS`](defaults::BREAKER_BUCKETS); the window slides by it.
     pub(crate) fn bucket(&self) -> Duration {
         self.window / defaults::BREAKER_BUCKETS
     }

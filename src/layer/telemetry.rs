@@ -13,7 +13,10 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::{Error, Reply, Request, telemetry::metrics::Metrics};
+use crate::{
+    Error, Reply, Request,
+    telemetry::{metrics::Metrics, span},
+};
 
 /// Counts calls by outcome and records how long they took.
 #[derive(Clone)]
@@ -53,9 +56,10 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let started = Instant::now();
+        let (started, command) = (Instant::now(), request.command());
         TelemetryFuture {
             inner: self.inner.call(request.begun_at(started)),
+            command,
             metrics: self.metrics.clone(),
             started,
         }
@@ -68,6 +72,7 @@ pin_project! {
         #[pin]
         inner: F,
         metrics: Metrics,
+        command: &'static str,
         started: Instant,
     }
 }
@@ -81,10 +86,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        this.metrics.call_ended(
+        let (outcome, waited) = (
             result.as_ref().err().map(Error::kind),
             this.started.elapsed(),
         );
+        this.metrics.call_ended(outcome, waited);
+        span::call_ended(this.metrics.client(), this.command, outcome, waited);
         Poll::Ready(result)
     }
 }

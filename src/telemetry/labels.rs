@@ -175,12 +175,8 @@ pub(crate) enum LinkEnd {
     Io,
     /// Silent for `detect_within` while it owed replies.
     Silent,
-    /// An idle link did not answer a PING.
-    Idle,
     /// The peer broke the protocol.
     Protocol,
-    /// The server refused our credentials.
-    Auth,
     /// It was benched and then ended.
     Benched,
     /// It was drained: a move, a shutdown.
@@ -189,9 +185,8 @@ pub(crate) enum LinkEnd {
 
 impl Label for LinkEnd {
     const KEY: &'static str = names::REASON;
-    const TEXT: &'static [&'static str] = &[
-        "closed", "io", "silent", "idle", "protocol", "auth", "benched", "drained",
-    ];
+    const TEXT: &'static [&'static str] =
+        &["closed", "io", "silent", "protocol", "benched", "drained"];
 
     fn index(self) -> usize {
         self as usize

@@ -44,6 +44,7 @@ const DESCRIBE_EVERY: u32 = 16;
 pub(crate) struct Metrics(Arc<Counts>);
 
 struct Counts {
+    client: Arc<str>,
     calls: Totals<Outcome>,
     transitions: Totals<Transition>,
     link_ends: Totals<LinkEnd>,
@@ -79,6 +80,11 @@ impl Metrics {
             named.insert(name.clone(), counts.clone());
         }
         Self(counts)
+    }
+
+    /// The client's name.
+    pub(crate) fn client(&self) -> &str {
+        &self.0.client
     }
 
     /// A call ended; `None` is success.
@@ -142,12 +148,14 @@ impl Metrics {
         self.0.replays.add(kind, requests);
     }
 
-    /// A lookup ended at `now`.
-    pub(crate) fn looked_up(&self, result: Lookup, now: Instant) {
-        self.0.lookups.add(result, 1);
-        if result == Lookup::Positive {
-            *self.0.answered() = Some(now);
-        }
+    /// So many more lookups ended.
+    pub(crate) fn looked_up(&self, result: Lookup, lookups: u64) {
+        self.0.lookups.add(result, lookups);
+    }
+
+    /// The last positive answer came at `at`.
+    pub(crate) fn dns_answered(&self, at: Option<Instant>) {
+        *self.0.answered() = at;
     }
 
     /// So many addresses are in use for the name.
@@ -203,6 +211,7 @@ impl Drop for LinkCount {
 impl Counts {
     fn new(name: &Arc<str>) -> Self {
         Self {
+            client: name.clone(),
             calls: Totals::new(names::CALLS, name),
             transitions: Totals::new(names::BREAKER_TRANSITIONS, name),
             link_ends: Totals::new(names::LINK_ENDS, name),
@@ -410,10 +419,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_age_of_an_answer_grows_while_lookups_fail() {
         let (metrics, recorder) = (metrics("dns"), DebuggingRecorder::new());
-        metrics.looked_up(Lookup::Positive, Instant::now());
+        metrics.looked_up(Lookup::Positive, 1);
+        metrics.dns_answered(Some(Instant::now()));
         metrics.dns_addresses(2);
         tokio::time::advance(Duration::from_secs(9)).await;
-        metrics.looked_up(Lookup::Transient, Instant::now());
+        metrics.looked_up(Lookup::Transient, 1);
         let seen = tick(&recorder, &metrics);
         assert_eq!(gauge(&seen, "redis.holdfast.dns.answer_age{}"), 9.0);
         assert_eq!(gauge(&seen, "redis.holdfast.dns.addresses{}"), 2.0);
@@ -438,7 +448,7 @@ mod tests {
     #[test]
     fn every_family_is_published_described_and_bounded() {
         let (metrics, recorder) = (metrics("all"), DebuggingRecorder::new());
-        metrics.looked_up(Lookup::Positive, Instant::now());
+        metrics.dns_answered(Some(Instant::now()));
         with_local_recorder(&recorder, || metrics.refresh(Instant::now()));
         let all = recorder.snapshotter().snapshot().into_vec();
         assert!(all.len() <= 100, "{} series", all.len());

@@ -40,39 +40,44 @@ pub(crate) fn breaker_moved(client: &str, endpoint: &str, transition: Transition
     );
 }
 
-/// A link is lost while `owed` replies were outstanding.
-pub(crate) fn link_lost(
-    client: &str,
-    endpoint: &str,
-    reason: LinkEnd,
-    owed: usize,
-    silent: Duration,
-) {
+/// A link is lost.
+pub(crate) fn link_lost(client: &str, endpoint: &str, reason: LinkEnd, error: &Error) {
     warn!(
         target: "redis_holdfast::link",
         client,
         endpoint,
         reason = reason.as_str(),
-        owed,
-        ?silent,
+        %error,
         "link lost"
     );
 }
 
 /// A silent link was replaced while its endpoint lived.
-pub(crate) fn link_swapped(
-    client: &str,
-    endpoint: &str,
-    fence: Option<FenceOutcome>,
-    replayed: u64,
-) {
+pub(crate) fn link_swapped(client: &str, endpoint: &str, fence: FenceOutcome) {
     warn!(
         target: "redis_holdfast::link",
         client,
         endpoint,
-        fence = fence.map_or("none", Label::as_str),
-        replayed,
+        fence = fence.as_str(),
         "link swapped"
+    );
+}
+
+/// A link was taken into service.
+pub(crate) fn link_in_service(client: &str, endpoint: &str, fenced: usize) {
+    info!(target: "redis_holdfast::link", client, endpoint, fenced, "link in service");
+}
+
+/// Calls are refused, for a reason that is not the last one.
+pub(crate) fn calls_refused(client: &str, endpoint: &str, error: &Error) {
+    warn!(
+        target: "redis_holdfast::breaker",
+        client,
+        endpoint,
+        kind = error.kind().as_str(),
+        phase = error.phase().as_str(),
+        %error,
+        "calls are refused"
     );
 }
 
@@ -87,14 +92,4 @@ pub(crate) fn dial_failed(client: &str, endpoint: &str, error: &Error) {
         %error,
         "cannot connect"
     );
-}
-
-/// The addresses of a name changed.
-pub(crate) fn addresses_changed(client: &str, endpoint: &str, addresses: usize, gone: usize) {
-    info!(target: "redis_holdfast::dns", client, endpoint, addresses, gone, "addresses changed");
-}
-
-/// A lookup failed, for the first time since the last that did not. The last good answer stays.
-pub(crate) fn lookup_failed(client: &str, endpoint: &str, error: &Error) {
-    warn!(target: "redis_holdfast::dns", client, endpoint, %error, "lookup failed");
 }

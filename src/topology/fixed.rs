@@ -15,10 +15,10 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    pub(crate) fn new(endpoint: Arc<str>, address: Address) -> Self {
+    pub(crate) fn new(address: Address) -> Self {
         let primary = Node {
             addresses: [address].into(),
-            ..Node::unknown(endpoint)
+            ..Node::unknown()
         };
         let map = Arc::new(Map { primary, epoch: 1 });
         Self {
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn there_is_one_address_and_no_change() {
         let path: Arc<Path> = Path::new("/run/redis.sock").into();
-        let fixed = Fixed::new("/run/redis.sock".into(), Address::Unix(path.clone()));
+        let fixed = Fixed::new(Address::Unix(path.clone()));
         fixed.need(Need::Urgent);
         let map = fixed.map();
         assert_eq!(*map.borrow().primary.addresses, [Address::Unix(path)]);

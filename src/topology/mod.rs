@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::{Error, net::address::Address};
+use crate::{
+    Error,
+    net::{address::Address, dns::Lookups},
+};
 
 /// What is known of the servers at one moment.
 #[derive(Clone, Debug)]
@@ -24,8 +27,6 @@ pub(crate) struct Map {
 /// One server, and the addresses it may be dialled at.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    /// `host:port` as configured, for errors and labels.
-    pub(crate) endpoint: Arc<str>,
     /// Addresses to dial now, in order of preference. Empty only while none was ever known.
     pub(crate) addresses: Arc<[Address]>,
     /// Addresses whose links must be replaced and drained: they left the name (absent from two positive answers), and the name
@@ -37,9 +38,8 @@ pub(crate) struct Node {
 
 impl Node {
     /// A server of which nothing is known yet.
-    pub(crate) fn unknown(endpoint: Arc<str>) -> Self {
+    pub(crate) fn unknown() -> Self {
         Self {
-            endpoint,
             addresses: [].into(),
             gone: [].into(),
             trouble: None,
@@ -62,4 +62,8 @@ pub(crate) trait Topology: Send + Sync + 'static {
     fn map(&self) -> watch::Receiver<Arc<Map>>;
     /// Says how badly a fresh map is needed. Cheap; may be repeated.
     fn need(&self, need: Need);
+    /// How the lookups behind it have fared; nothing where there are none.
+    fn lookups(&self) -> Lookups {
+        Lookups::default()
+    }
 }

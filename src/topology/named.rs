@@ -32,7 +32,7 @@ impl Named {
         policy: DnsPolicy,
         runtime: &Handle,
     ) -> Self {
-        let unknown = Node::unknown(endpoint.clone());
+        let unknown = Node::unknown();
         let (sender, map) = watch::channel(Arc::new(Map {
             primary: unknown,
             epoch: 0,
@@ -49,11 +49,6 @@ impl Named {
             map,
         }
     }
-
-    /// How the lookups have fared.
-    pub(crate) fn lookups(&self) -> Lookups {
-        self.follower.lookups()
-    }
 }
 
 impl Topology for Named {
@@ -67,13 +62,16 @@ impl Topology for Named {
             Need::Urgent => Pace::Urgent,
         });
     }
+
+    fn lookups(&self) -> Lookups {
+        self.follower.lookups()
+    }
 }
 
 fn node(endpoint: &Arc<str>, port: u16, found: Found) -> Node {
     let at_port = |ip| Address::Tcp(SocketAddr::new(ip, port));
     let trouble = |words| Error::new(ErrorKind::Dns, Phase::Dns, words).at(endpoint);
     Node {
-        endpoint: endpoint.clone(),
         addresses: found.addresses.into_iter().map(at_port).collect(),
         gone: found.gone.into_iter().map(at_port).collect(),
         trouble: found.trouble.map(trouble),

@@ -19,7 +19,10 @@ use crate::{
         verdict::{Adopt, Aim, Probe, Sight, adopt},
     },
     net::link::{LinkId, LinkState, mailbox::Retire},
-    telemetry::labels::{self, FenceOutcome, ProbeOutcome, Transition},
+    telemetry::{
+        labels::{self, FenceOutcome, ProbeOutcome, Transition},
+        span,
+    },
 };
 
 /// Old connections remembered for a fence.
@@ -68,14 +71,14 @@ impl<C: Dial> Supervisor<C> {
             self.look_again(Instant::now());
             return;
         }
-        self.serve(wire, decision, fenced);
+        self.serve(wire, fenced);
         if let Some(old) = old {
             self.let_go(old, decision, fence);
         }
     }
 
-    fn serve(&mut self, wire: C::Wire, decision: Adopt, fenced: Vec<LinkId>) {
-        tracing::info!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), action = ?decision, fenced = fenced.len(), "link in service");
+    fn serve(&mut self, wire: C::Wire, fenced: Vec<LinkId>) {
+        span::link_in_service(&self.hub.client, self.hub.endpoint(), fenced.len());
         self.last_good = Some(wire.address().clone());
         self.hub.gate.set(Gate::Up(Serving {
             wire: wire.clone(),
@@ -99,6 +102,8 @@ impl<C: Dial> Supervisor<C> {
         }
         self.ration.on_swap(Instant::now());
         self.hub.metrics.swapped();
+        let outcome = fence.map_or(FenceOutcome::Failed, outcome);
+        span::link_swapped(&self.hub.client, self.hub.endpoint(), outcome);
         let known = old.wire.origin().greeting.identity.is_some();
         let order = match fence {
             Some(Fence::Up) => {
@@ -179,11 +184,7 @@ impl<C: Dial> Supervisor<C> {
             Fence::Denied => self.unfenced = true,
             Fence::Blocked | Fence::Silent => {}
         }
-        self.hub.metrics.fenced(match result {
-            Fence::Up => FenceOutcome::Raised,
-            Fence::Denied | Fence::Blocked => FenceOutcome::Refused,
-            Fence::Silent => FenceOutcome::Failed,
-        });
+        self.hub.metrics.fenced(outcome(result));
     }
 
     /// Keeps in mind that the old connection `wire` may still deliver something.
@@ -221,5 +222,13 @@ impl<C: Dial> Supervisor<C> {
             wire,
             confirm_at: now + GRACE,
         });
+    }
+}
+
+fn outcome(fence: Fence) -> FenceOutcome {
+    match fence {
+        Fence::Up => FenceOutcome::Raised,
+        Fence::Denied | Fence::Blocked => FenceOutcome::Refused,
+        Fence::Silent => FenceOutcome::Failed,
     }
 }

@@ -33,9 +33,13 @@ use crate::{
     layer::breaker::machine::Trip,
     net::{
         address::Address,
+        dns::Lookups,
         link::{LinkState, mailbox::Retire},
     },
-    telemetry::labels::{self, LinkEnd, ProbeOutcome, Transition},
+    telemetry::{
+        labels::{self, LinkEnd, Lookup, ProbeOutcome, Transition},
+        span,
+    },
     topology::{Map, Need, Topology},
 };
 
@@ -65,8 +69,13 @@ pub(crate) struct Supervisor<C: Dial> {
     trouble: Option<Error>,
     unfenced: bool,
     served_once: bool,
+    /// Links in a row that died before they had settled.
+    short_lives: u32,
+    /// That dials fail is said once, until one succeeds.
+    said_dial_failed: bool,
     is_down: bool,
     gone_since: Instant,
+    lookups: Lookups,
     next_tick: Instant,
 }
 
@@ -103,8 +112,11 @@ impl<C: Dial> Supervisor<C> {
             trouble: None,
             unfenced: false,
             served_once: false,
+            short_lives: 0,
+            said_dial_failed: false,
             is_down: false,
             gone_since: now,
+            lookups: Lookups::default(),
             next_tick: now + HOUSEKEEPING,
         }
     }
@@ -160,14 +172,15 @@ impl<C: Dial> Supervisor<C> {
                 self.candidate = None;
             }
             LinkState::Dead { error, by_peer } => self.on_death(error, by_peer, now),
-            LinkState::Healthy | LinkState::Suspect { .. } | LinkState::Unresponsive { .. } => {}
+            LinkState::Healthy | LinkState::Suspect | LinkState::Unresponsive => {}
         }
     }
 
     fn on_death(&mut self, error: Error, by_peer: bool, now: Instant) {
         let Some(held) = self.held.take() else { return };
-        self.hub.metrics.link_died(link_end(&error, by_peer));
-        tracing::warn!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), by_peer, reason = error.detail(), "link lost");
+        let reason = link_end(&error, by_peer);
+        self.hub.metrics.link_died(reason);
+        span::link_lost(&self.hub.client, self.hub.endpoint(), reason, &error);
         self.remember(&held.wire);
         if let Some(candidate) = &mut self.candidate {
             // Verified a moment ago: it serves now.
@@ -177,6 +190,9 @@ impl<C: Dial> Supervisor<C> {
         if settled {
             self.hub.breaker().on_link_success();
             self.prober.calm();
+            self.short_lives = 0;
+        } else {
+            self.short_lives += 1;
         }
         if self.hub.breaker().on_link_failure(now).is_some() {
             self.hub.set_breaker(Transition::Consecutive);
@@ -189,7 +205,8 @@ impl<C: Dial> Supervisor<C> {
         if !self.is_down {
             self.hub.gate.set(Gate::Waiting);
         }
-        let pause = if settled {
+        // Once is an accident; an endpoint whose connections do not last is not dialled in a storm.
+        let pause = if self.short_lives < 2 {
             Duration::ZERO
         } else {
             self.prober.gap()
@@ -202,6 +219,9 @@ impl<C: Dial> Supervisor<C> {
         match sighting {
             Sighting::Failed { error, round_over } => {
                 self.hub.metrics.dialled(Some(error.kind()));
+                if !std::mem::replace(&mut self.said_dial_failed, true) {
+                    span::dial_failed(&self.hub.client, self.hub.endpoint(), &error);
+                }
                 // Whoever answers is alive, whatever the answer.
                 let alive = matches!(
                     error.kind(),
@@ -225,6 +245,7 @@ impl<C: Dial> Supervisor<C> {
             }
             Sighting::Served(wire) => {
                 self.hub.metrics.dialled(None);
+                self.said_dial_failed = false;
                 self.patience
                     .on_round_trip(wire.origin().greeting.round_trip);
                 match self.sight() {
@@ -268,7 +289,7 @@ impl<C: Dial> Supervisor<C> {
         if now >= self.next_tick {
             self.hub.metrics.lag(now - self.next_tick);
             self.next_tick = now + HOUSEKEEPING;
-            self.retired.retain(|retired| !retired.is_over());
+            self.sweep();
             if self
                 .held
                 .as_ref()
@@ -278,7 +299,32 @@ impl<C: Dial> Supervisor<C> {
                 self.prober.calm();
             }
             self.hub.settle(now);
+            self.count_lookups(now);
             self.hub.metrics.refresh(now);
+        }
+    }
+
+    /// Counts the retired links that have ended, and lets them go.
+    fn sweep(&mut self) {
+        let metrics = &self.hub.metrics;
+        self.retired.retain(|retired| {
+            let over = retired.is_over();
+            if over {
+                metrics.link_died(retired.end());
+            }
+            !over
+        });
+    }
+
+    fn count_lookups(&mut self, now: Instant) {
+        let (metrics, seen) = (&self.hub.metrics, self.topology.lookups());
+        let last = std::mem::replace(&mut self.lookups, seen);
+        metrics.looked_up(Lookup::Positive, seen.positive - last.positive);
+        metrics.looked_up(Lookup::Negative, seen.negative - last.negative);
+        metrics.looked_up(Lookup::Transient, seen.transient - last.transient);
+        if let Some(age) = seen.age {
+            metrics.dns_answered(now.checked_sub(age));
+            metrics.dns_addresses(self.maps.borrow().primary.addresses.len());
         }
     }
 
@@ -337,6 +383,7 @@ impl<C: Dial> Supervisor<C> {
             .is_some_and(|age| age >= self.patience.probe_time());
         if self.probe == Probe::Early && waited && (self.served_once || self.held.is_some()) {
             self.probe = Probe::Silent;
+            self.hub.metrics.probed(ProbeOutcome::Silent);
         }
         match self.probe {
             // Who refused is at the name's new address: that says nothing of the old one, which still serves.
@@ -386,7 +433,7 @@ impl<C: Dial> Supervisor<C> {
             return;
         }
         let Some(held) = &self.held else { return };
-        tracing::info!(target: "redis_holdfast::channel", endpoint = &**self.hub.endpoint(), "silent link spoke again");
+        span::link_in_service(&self.hub.client, self.hub.endpoint(), 0);
         self.hub.gate.set(Gate::Up(Serving {
             wire: held.wire.clone(),
             fenced: Vec::new(),
@@ -418,7 +465,6 @@ impl<C: Dial> Supervisor<C> {
             // Nobody is there any more: those who wait are told at once.
             let error = self.lost("server is gone");
             self.remember(&held.wire);
-            self.hub.metrics.link_died(LinkEnd::Silent);
             self.retire(held, Retire::Abort(error), labels::LinkState::Benched);
             self.gone_since = now;
         }
@@ -456,6 +502,8 @@ impl<C: Dial> Supervisor<C> {
         for retired in &mut self.retired {
             retired.over().await;
         }
+        self.sweep();
+        self.count_lookups(Instant::now());
         self.hub.metrics.refresh(Instant::now());
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     channel::{connect::Dial, gate::Gate, verdict::Sight},
     error::Executed,
     health::{Health, HealthState},
+    telemetry::span,
 };
 
 impl<C: Dial> Supervisor<C> {
@@ -24,14 +25,7 @@ impl<C: Dial> Supervisor<C> {
         {
             return;
         }
-        tracing::warn!(
-            target: "redis_holdfast::channel",
-            endpoint = &**self.hub.endpoint(),
-            kind = refusal.kind().as_str(),
-            phase = refusal.phase().as_str(),
-            reason = refusal.detail(),
-            "calls are refused"
-        );
+        span::calls_refused(&self.hub.client, self.hub.endpoint(), &refusal);
         self.hub.gate.set(Gate::Down(refusal));
     }
 

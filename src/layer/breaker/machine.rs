@@ -27,16 +27,6 @@ pub(crate) enum Trip {
     Window,
 }
 
-impl Trip {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Verdict => "verdict",
-            Self::Consecutive => "consecutive",
-            Self::Window => "window",
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Closed { since: Instant, ramping: bool },

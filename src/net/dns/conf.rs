@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hickory_resolver::proto::{ProtoError, rr::Name};
+use hickory_proto::{ProtoError, rr::Name};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Conf {

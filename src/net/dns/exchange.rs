@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::proto::{
+use hickory_proto::{
     op::{Message, MessageType, Query, ResponseCode},
     rr::{Name, RData, RecordType},
 };

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RecordType};
 use tokio::{
     select,
     time::{Instant, sleep_until},
@@ -209,8 +209,8 @@ const HOSTS: &str = "/etc/hosts";
 mod tests {
     use std::net::IpAddr;
 
-    use hickory_resolver::proto::op::ResponseCode::{NXDomain, NoError, Refused, ServFail};
-    use hickory_resolver::proto::rr::RecordType::{A, AAAA};
+    use hickory_proto::op::ResponseCode::{NXDomain, NoError, Refused, ServFail};
+    use hickory_proto::rr::RecordType::{A, AAAA};
 
     use super::*;
     use crate::net::dns::scripted::{NameServer, Say};

@@ -36,7 +36,7 @@ pub(crate) struct Follower {
 }
 
 /// How a name has fared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lookups {
     pub(crate) positive: u64,
     pub(crate) negative: u64,
@@ -433,7 +433,7 @@ mod tests {
             Hickory,
             scripted::{NameServer, Say},
         };
-        use hickory_resolver::proto::rr::RecordType::{A, AAAA};
+        use hickory_proto::rr::RecordType::{A, AAAA};
 
         let server = NameServer::start().await;
         let resolver = Arc::new(Hickory::servers([server.address]));

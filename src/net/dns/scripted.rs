@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::proto::{
+use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{RData, Record, RecordType},
 };

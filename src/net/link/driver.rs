@@ -345,16 +345,13 @@ impl<S: Socket> Driver<S> {
     }
 
     fn say(&mut self, level: Level) -> Result<(), Exit> {
-        let Some(since) = self.silence.since() else {
-            return Ok(());
-        };
         match level {
             Level::Fine => {}
             Level::Suspect => {
-                self.state.send_replace(LinkState::Suspect { since });
+                self.state.send_replace(LinkState::Suspect);
             }
             Level::Unresponsive => {
-                self.state.send_replace(LinkState::Unresponsive { since });
+                self.state.send_replace(LinkState::Unresponsive);
             }
             Level::Dead => return Err(Exit::Silent),
         }

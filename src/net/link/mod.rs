@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch, time::Instant};
+use tokio::{runtime::Handle, sync::watch};
 
 use self::{
     driver::{Driver, Start},
@@ -45,9 +45,9 @@ pub(crate) enum LinkState {
     /// It answers, or owes nothing.
     Healthy,
     /// It owes a reply and has been quiet for `stall_after`.
-    Suspect { since: Instant },
+    Suspect,
     /// The same, for `unresponsive_after`.
-    Unresponsive { since: Instant },
+    Unresponsive,
     /// It is gone.
     Dead { error: Error, by_peer: bool },
 }

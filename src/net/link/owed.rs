@@ -119,7 +119,12 @@ impl Owed {
     /// Lets go of every request of which no byte was written, newest first, and gives where the oldest of them began.
     pub(crate) fn release_unsent(&mut self, written: u64, error: &Error) -> Option<u64> {
         let mut from = None;
-        while let Some(entry) = self.entries.pop_back_if(|entry| entry.start >= written) {
+        while self
+            .entries
+            .back()
+            .is_some_and(|entry| entry.start >= written)
+            && let Some(entry) = self.entries.pop_back()
+        {
             from = Some(entry.start);
             if let Some(job) = entry.job {
                 job.end(Sent::Never, error, &self.origin);

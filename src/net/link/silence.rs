@@ -67,11 +67,6 @@ impl Silence {
         std::mem::replace(&mut self.level, Level::Fine) > Level::Fine
     }
 
-    /// When the current silence began.
-    pub(crate) fn since(&self) -> Option<Instant> {
-        self.since
-    }
-
     /// When to look next; `None` while nothing is owed or all is said.
     pub(crate) fn due(&self, limits: &Limits) -> Option<Instant> {
         let threshold = match self.level {
