@@ -87,6 +87,11 @@ impl Metrics {
         &self.0.client
     }
 
+    /// Calls in flight now.
+    pub(crate) fn sum_in_flight(&self) -> i64 {
+        self.0.sum_in_flight()
+    }
+
     /// A call ended; `None` is success.
     pub(crate) fn call_ended(&self, outcome: Option<ErrorKind>, waited: Duration) {
         let outcome = Outcome(outcome);
@@ -240,7 +245,7 @@ impl Counts {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sum_in_flight(&self) {
+    fn sum_in_flight(&self) -> i64 {
         let mut held = self.held();
         held.retain(|held| held.strong_count() > 0);
         let calls = held
@@ -249,6 +254,7 @@ impl Counts {
             .map(|held| held.level())
             .sum();
         self.in_flight.set(Plain, calls);
+        calls
     }
 
     fn answered(&self) -> MutexGuard<'_, Option<Instant>> {

@@ -14,7 +14,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 use tokio::{
     runtime::Handle,
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -50,6 +50,8 @@ const JITTER_MILLIS: u64 = 50;
 /// A link that lived this long was no accident of a broken endpoint.
 const SETTLED: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Callers that were answered are given this long to notice before a client that shuts down says its last figures.
+const HANDOVER: Duration = Duration::from_millis(50);
 /// While no swap is allowed, the verified candidate is kept and asked again this often.
 const HOLD: Duration = Duration::from_millis(100);
 
@@ -504,6 +506,11 @@ impl<C: Dial> Supervisor<C> {
         }
         self.sweep();
         self.count_lookups(Instant::now());
+        // Callers take their answers when they are polled: the last figures are worth a moment of waiting for that, and no more.
+        let patience = Instant::now() + HANDOVER;
+        while self.hub.metrics.sum_in_flight() > 0 && Instant::now() < patience {
+            sleep(Duration::from_millis(1)).await;
+        }
         self.hub.metrics.refresh(Instant::now());
     }
 }

@@ -26,6 +26,8 @@ impl<C: Dial> Supervisor<C> {
             return;
         }
         span::calls_refused(&self.hub.client, self.hub.endpoint(), &refusal);
+        // Health first: a caller who is refused and looks there finds the reason.
+        self.tell_health(self.sight());
         self.hub.gate.set(Gate::Down(refusal));
     }
 
