@@ -1,0 +1,366 @@
+//! DESIGN §2: a client starts without Redis, says by kind and phase what is wrong, heals without a restart, and ends leaving nothing.
+
+mod common;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::baseline::Baseline;
+use common::*;
+use holdfast_lab::{RespFake, server_or_skip};
+use redis_holdfast::dns::{Lookup, NoAddress, Resolution, Resolve};
+use redis_holdfast::telemetry::names;
+use redis_holdfast::{Builder, Client, Error, ErrorKind, HealthState, Phase, Request, redis};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tower::Service;
+
+/// The first attempt fails at once where somebody answers: a dial and a handshake on this machine, with room for a busy one.
+const AT_ONCE: Duration = ms(100);
+
+fn builder(url: &str) -> Builder {
+    Client::builder(url).unwrap().call_timeout(CALL_TIMEOUT)
+}
+
+async fn ping(client: &Client) -> Result<(), Error> {
+    let request = Request::from(redis::cmd("PING"));
+    client.service().call(request).await.map(drop)
+}
+
+/// The first call of a client that cannot connect: how it fails, and how soon after `build`.
+async fn first_error(client: &Client) -> (Error, Duration) {
+    let started = Instant::now();
+    let error = ping(client).await.expect_err("there is nobody to serve it");
+    let took = started.elapsed();
+    let health = client.health();
+    assert_eq!(health.state(), HealthState::Down, "{health}");
+    assert_eq!(
+        (health.kind(), health.phase()),
+        (Some(error.kind()), Some(error.phase())),
+        "{health}"
+    );
+    assert!(!error.may_have_executed());
+    (error, took)
+}
+
+/// How soon calls are served from now on.
+async fn healed(client: &Client, within: Duration) -> Duration {
+    let from = Instant::now();
+    while ping(client).await.is_err() {
+        assert!(from.elapsed() < within * 2, "{}", client.health());
+        sleep(ms(5)).await;
+    }
+    let took = from.elapsed();
+    assert!(took <= within, "healed only after {took:?}");
+    took
+}
+
+#[test]
+fn a_client_built_outside_a_runtime_does_no_io_until_it_is_called() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let Some(server) = runtime.block_on(server_or_skip()) else {
+        return;
+    };
+    let before = runtime.block_on(server.accepts());
+    let started = std::time::Instant::now();
+    let client = builder(&server.url()).build().unwrap();
+    let built = started.elapsed();
+    // Nothing can have happened: there is no runtime in which it could.
+    assert_eq!(runtime.block_on(server.accepts()), before);
+    runtime.block_on(async {
+        ping(&client).await.unwrap();
+        client.wait_ready(ms(100)).await.unwrap();
+    });
+    println!("FIGURE starting: built in {built:?} outside a runtime, served by the first call");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_starts_without_redis_and_is_served_once_it_is_there() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    server.kill();
+    let started = Instant::now();
+    let client = builder(&server.url()).build().unwrap();
+    let built = started.elapsed();
+    let (error, took) = first_error(&client).await;
+    assert_eq!(
+        (error.kind(), error.phase()),
+        (ErrorKind::ConnectionLost, Phase::Connect),
+        "{error}"
+    );
+    assert!(took <= AT_ONCE, "{took:?}");
+    let waited = Instant::now();
+    let late = client
+        .wait_ready(ms(200))
+        .await
+        .expect_err("nobody listens");
+    assert!(
+        late.is_timeout() && std::error::Error::source(&late).is_some(),
+        "{late:?}"
+    );
+    assert!((ms(200)..=ms(210) + AT_ONCE).contains(&waited.elapsed()));
+    // Waits and calls of others do not disturb each other, and none of them outlives the server's return.
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.wait_ready(SECOND * 10).await }
+    });
+    server.restart().await.unwrap();
+    let healed = healed(&client, ms(500)).await;
+    waiting.await.unwrap().unwrap();
+    println!(
+        "FIGURE starting: built in {built:?} without Redis, first call refused after {took:?} ({error}), served {healed:?} after the start"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_a_new_client_waits_for_the_first_connection_within_its_deadline() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    server.freeze();
+    let client = builder(&server.url()).build().unwrap();
+    let calling = tokio::spawn({
+        let client = client.clone();
+        async move { ping(&client).await }
+    });
+    let (error, took) = {
+        let started = Instant::now();
+        (ping(&client).await.unwrap_err(), started.elapsed())
+    };
+    assert_eq!(
+        (error.kind(), error.phase()),
+        (ErrorKind::Timeout, Phase::Queue),
+        "{error}"
+    );
+    assert!(
+        (CALL_TIMEOUT..=CALL_TIMEOUT + GRACE * 3).contains(&took),
+        "{took:?}"
+    );
+    assert!(calling.await.unwrap().is_err());
+    server.thaw();
+    client.wait_ready(ms(500)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_credentials_are_named_at_once_tried_once_a_second_and_healed_without_a_restart() {
+    for (user, cure) in [
+        ("", &["CONFIG", "SET", "requirepass", "guess"][..]),
+        (
+            "bob",
+            &["ACL", "SETUSER", "bob", "on", ">guess", "~*", "+@all"][..],
+        ),
+    ] {
+        let Some(server) = holdfast_lab::Server::builder()
+            .password("right")
+            .start_or_skip()
+            .await
+        else {
+            return;
+        };
+        let before = server.accepts().await;
+        let client = builder(&format!("redis://{user}:guess@{}/", server.addr()))
+            .build()
+            .unwrap();
+        let (error, took) = first_error(&client).await;
+        assert_eq!(
+            (error.kind(), error.phase()),
+            (ErrorKind::Auth, Phase::Handshake),
+            "{error}"
+        );
+        assert!(took <= AT_ONCE, "{took:?}");
+        let text = format!("{error:?} {:?} {client:?}", client.health());
+        assert!(!text.contains("guess"), "a secret in {text}");
+        sleep(ms(3500)).await;
+        let tried = server.accepts().await - before;
+        // At 0, 1, 2 and 3 s; fewer would mean that it gave up.
+        assert!((3..=4).contains(&tried), "{tried} attempts in 3.5 s");
+        let said = server.tell(cure).await.unwrap();
+        assert_eq!(said.trim(), "+OK");
+        // The next attempt is at most a second away, and no further.
+        let healed = healed(&client, SECOND + AT_ONCE).await;
+        println!(
+            "FIGURE starting, wrong {}: refused after {took:?} ({error}), {tried} attempts in 3.5 s, healed {healed:?} after the cure",
+            if user.is_empty() { "password" } else { "user" }
+        );
+    }
+}
+
+/// Says that there is no such name, until it is told better.
+#[derive(Clone)]
+struct Names {
+    known: Arc<AtomicBool>,
+    address: IpAddr,
+}
+
+impl Resolve for Names {
+    fn resolve<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+        let found = if self.known.load(Ordering::Relaxed) {
+            Resolution::addresses([self.address], SECOND)
+        } else {
+            Resolution::negative(NoAddress::NxDomain, SECOND * 60)
+        };
+        Box::pin(async move { found })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_name_is_named_as_such_and_followed_once_it_is_known() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let names = Names {
+        known: Arc::default(),
+        address: server.ip(),
+    };
+    let url = format!("redis://nowhere.example:{}/", server.port());
+    let client = builder(&url).resolver(names.clone()).build().unwrap();
+    let (error, took) = first_error(&client).await;
+    assert_eq!(
+        (error.kind(), error.phase()),
+        (ErrorKind::Dns, Phase::Dns),
+        "{error}"
+    );
+    assert!(took <= AT_ONCE, "{took:?}");
+    names.known.store(true, Ordering::Relaxed);
+    // While there is no connection a lookup starts every 500 ms; then a dial.
+    let healed = healed(&client, ms(500) + AT_ONCE).await;
+    println!(
+        "FIGURE starting, unknown name: refused after {took:?} ({error}), served {healed:?} after the name is known"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_no_redis_is_named_as_such() {
+    const SENTINEL: &str =
+        "# Server\r\nredis_version:7.0.15\r\nredis_mode:sentinel\r\nrun_id:0\r\n";
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let no = "-ERR unknown command\r\n";
+    // What our first words get there: two courtesies, who we are, who it is, its role, and the last word.
+    let sentinel = format!(
+        "+OK\r\n+OK\r\n{}{}{no}+PONG\r\n",
+        bulk("id=7 addr=127.0.0.1:5000"),
+        bulk(SENTINEL)
+    );
+    for (what, words) in [
+        (
+            "an HTTP server",
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n".to_vec(),
+        ),
+        ("a TLS server", vec![0x15, 3, 3, 0, 2, 2, 40]),
+        ("a Sentinel", sentinel.into_bytes()),
+    ] {
+        let fake = RespFake::start(move |_, _| words.clone()).await.unwrap();
+        let client = builder(&format!("redis://{}/", fake.addr()))
+            .build()
+            .unwrap();
+        let (error, took) = first_error(&client).await;
+        assert_eq!(
+            (error.kind(), error.phase()),
+            (ErrorKind::Protocol, Phase::Handshake),
+            "{what}: {error}"
+        );
+        assert!(took <= AT_ONCE, "{what}: {took:?}");
+        println!("FIGURE starting, {what}: refused after {took:?} ({error})");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_lets_calls_end_refuses_new_ones_and_leaves_nothing() {
+    gauges::listen();
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let baseline = Baseline::take().await;
+    let client = builder(&server.url()).name("ends").build().unwrap();
+    client.wait_ready(SECOND).await.unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..50 {
+        // One after the other at the server, 2 ms each: under way when the end begins.
+        let sleep = Request::from(redis::cmd("DEBUG").arg("SLEEP").arg("0.002"));
+        let mut service = client.service();
+        calls.spawn(async move { service.call(sleep).await });
+    }
+    sleep(ms(20)).await;
+    let started = Instant::now();
+    assert!(client.shutdown(SECOND).await, "all ended by themselves");
+    let took = started.elapsed();
+    for ended in calls.join_all().await {
+        ended.expect("what was under way is answered");
+    }
+    let error = ping(&client).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.phase()),
+        (ErrorKind::Refused, Phase::Queue),
+        "{error}"
+    );
+    baseline.is_restored().await;
+    for family in [names::LINKS, names::IN_FLIGHT] {
+        assert_eq!(gauges::gauge("ends", family, ""), 0.0, "{family}");
+    }
+    println!(
+        "FIGURE ending: 50 calls under way answered, shut down in {took:?}, sockets, tasks, links and permits as before"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_of_a_silent_connection_ends_in_time_and_leaves_nothing_either() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let baseline = Baseline::take().await;
+    for late in [false, true] {
+        let client = builder(&server.url()).build().unwrap();
+        client.wait_ready(SECOND).await.unwrap();
+        server.freeze();
+        let calling = tokio::spawn({
+            let client = client.clone();
+            async move { ping(&client).await }
+        });
+        sleep(if late { SECOND * 2 } else { ms(50) }).await;
+        let (started, within) = (Instant::now(), ms(100));
+        let by_itself = client.shutdown(within).await;
+        assert!(
+            started.elapsed() <= within + GRACE * 2,
+            "{:?}",
+            started.elapsed()
+        );
+        assert!(
+            late || !by_itself,
+            "a call was under way, and nobody answers it"
+        );
+        // The call that was under way ends by its own deadline at the latest.
+        let ended = timeout(CALL_TIMEOUT + GRACE * 2, calling)
+            .await
+            .expect("ends")
+            .unwrap();
+        assert!(ended.is_err());
+        server.thaw();
+        drop(client);
+        baseline.is_restored().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_handle_takes_everything_with_it() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let baseline = Baseline::take().await;
+    let client = builder(&server.url()).build().unwrap();
+    client.wait_ready(SECOND).await.unwrap();
+    let (clone, service) = (client.clone(), client.service());
+    drop(client);
+    ping(&clone).await.unwrap();
+    drop(clone);
+    let mut last = service;
+    last.call(Request::from(redis::cmd("PING"))).await.unwrap();
+    drop(last);
+    baseline.is_restored().await;
+}
