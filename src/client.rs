@@ -266,6 +266,11 @@ impl ConnectionLike for Client {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
+        if pipeline.is_empty() && !pipeline.is_transaction() {
+            // What redis' own connections say of it.
+            let empty = (redis::ErrorKind::Client, "empty command");
+            return Box::pin(async move { Err(empty.into()) });
+        }
         let reply = self.service.call(Request::slice(pipeline, offset, count));
         Box::pin(async move {
             let values = reply.await?.into_values();
