@@ -1,5 +1,6 @@
 //! What is typed against a `MultiplexedConnection` gives the same against our `Client`: values, error kinds, codes and words, over
 //! both protocols. Everything here is written once, for any connection.
+#![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Promise 13: slow is not dead. Whatever slows a healthy Redis, the network to it or this process, we fail no call that a bare
 //! `MultiplexedConnection` in the same run does not fail; we hardly change links, and never open the circuit.
+#![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod common;
 

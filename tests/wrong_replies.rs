@@ -1,4 +1,5 @@
 //! Promise 5: no reply reaches the wrong caller, whatever is cancelled when and whatever the network does; and nothing is left behind.
+#![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod common;
 
