@@ -1,4 +1,10 @@
 //! Promises 1, 2, 3, 10 and 12: silence is found, calls are refused, recovery needs no help, and nothing is left behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 

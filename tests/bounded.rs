@@ -1,4 +1,10 @@
 //! Promise 2 and 12: calls and bytes in flight never exceed their caps, one more is refused at once, and every permit comes back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! Promises 10 and 11: many clients of one process knock gently, and come back together.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! The black holes once more in a network of their own, where packets truly vanish.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! Promises 3, 4 and 6: one silent link of a live endpoint is benched, swapped and fenced, and costs no call that could be saved.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 

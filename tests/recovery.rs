@@ -1,4 +1,10 @@
 //! Promise 10: the first call is served soon after the peer is back, however long it was away.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 

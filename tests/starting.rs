@@ -1,4 +1,10 @@
 //! DESIGN §2: a client starts without Redis, says by kind and phase what is wrong, heals without a restart, and ends leaving nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may end here, and tokio::spawn is at home in it"
+)]
 
 mod common;
 
