@@ -1,0 +1,196 @@
+//! What the run means: one row of figures per contender, and each promise of ours held against its limit.
+//!
+//! Owns the arithmetic. Promises that all four are judged by the same rule; the lag measured on this machine is
+//! taken off a latency only where a limit is checked, never from what is shown. Pure. Next: [`super::table`],
+//! [`super::html`] and [`super::json`], which only show it.
+
+use std::time::Duration;
+
+use holdfast_lab::Outcome;
+use holdfast_lab::load::{Lag, Report, Sample};
+
+use crate::contenders::{BUDGET, Contender};
+use crate::timeline::{RATE, Recording};
+
+/// What one contender's users saw.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: &'static str,
+    pub requests: usize,
+    pub ok: usize,
+    pub failed: usize,
+    /// Ended later than the budget and 10 ms, well or not.
+    pub over_budget: usize,
+    pub wrong: usize,
+    pub p50: Duration,
+    pub p99: Duration,
+    pub max: Duration,
+    pub peak_outstanding: usize,
+    /// Seconds of traffic that failed, were wrong, or came too late.
+    pub failed_seconds: f64,
+    /// From the right DNS answer until 99 % were served to the end; `None` is never.
+    pub recovery: Option<Duration>,
+    /// Time that requests waited to fail, or to come too late.
+    pub in_vain: Duration,
+    pub lookups: usize,
+}
+
+/// One promise of ours, as far as this scenario shows it.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    pub id: &'static str,
+    pub limit: f64,
+    /// `None`: it never came to pass.
+    pub measured: Option<f64>,
+}
+
+impl Row {
+    pub fn of(contender: &Contender, report: &Report, run: &Recording) -> Self {
+        let spoilt = |sample: &&Sample| sample.outcome != Outcome::Ok || is_late(sample);
+        let spoilt: Vec<&Sample> = report.samples().iter().filter(spoilt).collect();
+        Self {
+            name: contender.name,
+            requests: report.total(),
+            ok: report.ok(),
+            failed: report.failed(),
+            over_budget: report.over(BUDGET + GRACE, Lag::Counted),
+            wrong: report.wrong(),
+            p50: report.percentile(50.0),
+            p99: report.percentile(99.0),
+            max: report.percentile(100.0),
+            peak_outstanding: report.peak_outstanding(),
+            failed_seconds: spoilt.len() as f64 / f64::from(RATE),
+            recovery: report
+                .recovered_after(run.heal, 0.99)
+                .map(|at| at - run.heal),
+            in_vain: spoilt.iter().map(|sample| sample.latency()).sum(),
+            lookups: lookups(contender, run).len(),
+        }
+    }
+}
+
+impl Promise {
+    pub fn held(&self) -> bool {
+        self.measured.is_some_and(|measured| measured <= self.limit)
+    }
+
+    /// Every promise that this scenario puts to the test.
+    pub fn all(ours: &Contender, report: &Report, run: &Recording) -> Vec<Self> {
+        let recovered = report.recovered_after(run.heal, 0.99);
+        let recovered = recovered.map(|at| {
+            let lag = report.lag().max_between(run.heal, at);
+            millis((at - run.heal).saturating_sub(lag))
+        });
+        vec![
+            Self::new(
+                "P1 calls later than 250 + 10 ms",
+                0.0,
+                report.over(BUDGET + GRACE, Lag::Forgiven) as f64,
+            ),
+            Self::new(
+                "P2 peak outstanding",
+                300.0,
+                report.peak_outstanding() as f64,
+            ),
+            Self::new(
+                "P2 a refusal takes (p99), ms",
+                1.0,
+                millis(refusal_p99(report)),
+            ),
+            Self::new(
+                "P3 calls refused after onset, ms",
+                600.0,
+                millis(refused_after(report, run)),
+            ),
+            Self::new("P5 wrong replies", 0.0, report.wrong() as f64),
+            Self {
+                id: "P8 P10 99 % ok after DNS is right, ms",
+                limit: 500.0,
+                measured: recovered,
+            },
+            Self::new(
+                "P11 lookups in any second, less one",
+                2.0,
+                busiest_second(ours, run) as f64 - 1.0,
+            ),
+        ]
+    }
+
+    fn new(id: &'static str, limit: f64, measured: f64) -> Self {
+        Self {
+            id,
+            limit,
+            measured: Some(measured),
+        }
+    }
+}
+
+/// Whether users call it late, whatever came of it.
+pub fn is_late(sample: &Sample) -> bool {
+    sample.latency() > BUDGET + GRACE
+}
+
+/// What a refusal took, at worst in 99 of 100. It counts from the call: the clock by which requests fall due has steps
+/// of 1 ms, the limit itself.
+fn refusal_p99(report: &Report) -> Duration {
+    let refused = Outcome::failed("circuit_open");
+    let refused = report
+        .samples()
+        .iter()
+        .filter(|sample| sample.outcome == refused);
+    let mut took: Vec<Duration> = refused
+        .map(|sample| {
+            let lag = report.lag().max_between(sample.started, sample.ended);
+            (sample.ended - sample.started).saturating_sub(lag)
+        })
+        .collect();
+    took.sort_unstable();
+    let rank = (took.len() * 99).div_ceil(100);
+    took.get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}
+
+/// From the onset to the last call of the outage that was left waiting.
+fn refused_after(report: &Report, run: &Recording) -> Duration {
+    let waited = |sample: &&Sample| {
+        let lag = report.lag().max_between(sample.scheduled, sample.ended);
+        (run.onset..run.heal).contains(&sample.scheduled) && sample.latency() > AT_ONCE + lag
+    };
+    let last = report
+        .samples()
+        .iter()
+        .filter(waited)
+        .map(|sample| sample.scheduled)
+        .max();
+    last.map_or(Duration::ZERO, |last| last - run.onset)
+}
+
+/// Most lookups that began within one second of each other.
+fn busiest_second(contender: &Contender, run: &Recording) -> usize {
+    let at = lookups(contender, run);
+    let within = |from: &tokio::time::Instant| {
+        at.iter()
+            .filter(|one| **one >= *from && **one - *from < Duration::from_secs(1))
+            .count()
+    };
+    at.iter().map(within).max().unwrap_or_default()
+}
+
+/// When the contender asked for its name. A and AAAA go together: one of them counts.
+fn lookups(contender: &Contender, run: &Recording) -> Vec<tokio::time::Instant> {
+    let its = run
+        .lookups
+        .iter()
+        .filter(|asked| asked.name == contender.host && asked.kind == "A");
+    its.map(|asked| asked.at).collect()
+}
+
+pub fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// Promise 1: what a deadline may be missed by.
+const GRACE: Duration = Duration::from_millis(10);
+/// A call that took longer was waiting for something.
+const AT_ONCE: Duration = Duration::from_millis(20);
