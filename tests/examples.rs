@@ -1,0 +1,259 @@
+//! The examples do what they say: each is built and run as its reader would, and what it prints and writes is read.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use holdfast_lab::{Embedded, server_or_skip};
+use redis_holdfast::telemetry::names;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// Where cargo put the examples, built once.
+fn example(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // The whole workspace: the same features, so nothing is compiled twice.
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--workspace", "--examples", "--locked", "--quiet"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(built.unwrap().success(), "the examples do not build");
+    });
+    // This test is in `deps`, the examples are beside it.
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().nth(2).unwrap().join("examples").join(name)
+}
+
+fn run(name: &str, args: &[&str]) -> Output {
+    Command::new(example(name)).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Replays the incident, in a hurry unless the full figures are asked for.
+fn incident(servers: &str) -> (Output, Value, String) {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("incident-{servers}"));
+    let _ = std::fs::remove_dir_all(&out);
+    let folder = out.to_string_lossy().into_owned();
+    let mut args = vec!["--servers", servers, "--out", &folder];
+    if std::env::var_os("HOLDFAST_FULL").is_none() {
+        args.push("--quick");
+    }
+    // Built before the clock starts.
+    example("incident");
+    let started = Instant::now();
+    let output = run("incident", &args);
+    // What a stranger is promised: the whole story in a minute.
+    let took = started.elapsed();
+    assert!(took <= Duration::from_secs(60), "{took:?}");
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    let read = |file: &str| {
+        std::fs::read_to_string(out.join(file))
+            .unwrap_or_else(|error| panic!("{file}: {error}\n{said}"))
+    };
+    let result = serde_json::from_str(&read("result.json")).unwrap();
+    let page = read("report.html");
+    (output, result, page)
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// The schema of the result, the exit status, and the first sentence of the page.
+fn judge((output, result, page): &(Output, Value, String)) {
+    let said = text(&output.stdout);
+    assert_eq!(
+        keys(result),
+        ["budget_ms", "contenders", "promises", "scenario", "servers"]
+    );
+    assert_eq!(result["budget_ms"], 250.0);
+
+    let contenders = result["contenders"].as_array().unwrap();
+    let names: Vec<&str> = contenders
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "ConnectionManager",
+            "deadpool-redis, defaults",
+            "deadpool-redis, careful",
+            "redis-holdfast"
+        ]
+    );
+    for one in contenders {
+        let fields = [
+            "failed",
+            "failed_seconds",
+            "max_ms",
+            "name",
+            "ok",
+            "over_budget",
+            "p50_ms",
+            "p99_ms",
+            "peak_outstanding",
+            "recovery_ms",
+            "requests",
+            "wrong",
+        ];
+        assert_eq!(keys(one), fields);
+        let count = |field: &str| one[field].as_u64().unwrap();
+        assert_eq!(
+            count("requests"),
+            count("ok") + count("failed") + count("wrong")
+        );
+        assert!(count("ok") > 0, "nobody was served: {one}");
+        assert!(count("failed") > 0, "the fault reached nobody: {one}");
+    }
+
+    let promises = result["promises"].as_array().unwrap();
+    assert!(promises.len() >= 7, "{result:#}");
+    for promise in promises {
+        assert_eq!(keys(promise), ["held", "id", "limit", "measured"]);
+        assert_eq!(promise["held"], true, "{promise}\n{said}");
+        let figure = ["id", "measured", "limit"].map(|field| promise[field].to_string());
+        println!(
+            "FIGURE incident {}: {} (limit {})",
+            figure[0], figure[1], figure[2]
+        );
+    }
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{said}{}",
+        text(&output.stderr)
+    );
+
+    let body = page.split_once("<body>").unwrap().1.trim_start();
+    let (sentence, _) = body
+        .strip_prefix("<h1>")
+        .unwrap()
+        .split_once("</h1>")
+        .unwrap();
+    assert!(
+        sentence.starts_with("ConnectionManager failed for "),
+        "{sentence}"
+    );
+    assert!(
+        sentence.contains("redis-holdfast failed for "),
+        "{sentence}"
+    );
+    assert!(
+        said.contains(sentence),
+        "the terminal says the same: {said}"
+    );
+    for elsewhere in ["src=", "href=", "@import", "url("] {
+        assert!(
+            !page.contains(elsewhere),
+            "the page needs something from elsewhere"
+        );
+    }
+}
+
+#[test]
+fn the_incident_is_replayed_on_the_embedded_server() {
+    let run = incident("embedded");
+    judge(&run);
+    assert_eq!(run.1["servers"], "embedded");
+    // In a pipe: plain lines, one per second.
+    let said = text(&run.0.stdout);
+    assert!(
+        said.contains("\n   1 s  ") && !said.contains('\x1b'),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn the_incident_is_replayed_on_a_real_server() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let run = incident("real");
+    judge(&run);
+    assert_eq!(
+        run.1["servers"],
+        format!("{} {}", server.kind(), server.version())
+    );
+    assert!(run.2.contains("(a real server process)"));
+}
+
+#[test]
+fn wrong_arguments_are_named_and_end_with_status_2() {
+    for (args, names) in [
+        (&["--server"][..], "`--server`"),
+        (&["--servers", "mine"], "`mine`"),
+        (&["--servers"], "--servers needs a value"),
+        (&["--out", "--quick"], "--out needs a value"),
+    ] {
+        let output = run("incident", args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(names), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let help = run("incident", &["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).contains("--servers any|real|embedded"));
+}
+
+#[test]
+fn prometheus_hears_of_every_metric() {
+    let output = run("prometheus", &[]);
+    let scrape = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // The example dials an address: there is no name that could have addresses, or an answer that could age.
+    let of_a_name = [names::DNS_ADDRESSES, names::DNS_ANSWER_AGE];
+    for (name, kind, _, _) in names::ALL.iter().filter(|all| !of_a_name.contains(&all.0)) {
+        let line = format!("# TYPE {} {kind}\n", name.replace('.', "_"));
+        assert!(scrape.contains(&line), "{line}{scrape}");
+    }
+    // 202 calls, and the last tick that told of them is up to a second ago.
+    let calls = scrape
+        .lines()
+        .find(|line| line.starts_with("redis_holdfast_calls{") && line.contains("\"ok\""));
+    let count: u64 = calls
+        .and_then(|line| line.rsplit(' ').next())
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((90..=202).contains(&count), "{scrape}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quick_start_visits_and_names_the_phase_when_nobody_is_there() {
+    let server = Embedded::start().await.unwrap();
+    let url = server.url();
+    for visit in ["visit number 1\n", "visit number 2\n"] {
+        let said = text(&run("quickstart", &[&url]).stdout);
+        assert!(
+            said.contains(visit) && said.contains("health: ready"),
+            "{said}"
+        );
+    }
+    server.stop().await;
+    let said = text(&run("quickstart", &[&url]).stdout);
+    assert!(
+        said.contains("phase connect") && said.contains("health: down"),
+        "{said}"
+    );
+}
