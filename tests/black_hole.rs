@@ -20,8 +20,8 @@ use holdfast_lab::{Mode, Proxy, Server, census, server_or_skip};
 use redis_holdfast::{Client, HealthState};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Healthy calls before a fault: enough to have a link at work.
-const LEAD: Duration = ms(500);
+/// Healthy calls before a fault: a link that dies before it was a second old is not replaced at once.
+const LEAD: Duration = SECOND;
 /// Load after the heal: what recovery may take, and as long again to see that it lasts.
 const TAIL: Duration = ms(1500);
 /// Silence is told from slowness, and the endpoint from the link, in this time.

@@ -223,10 +223,7 @@ impl<C: Dial> Call<C> {
         loop {
             match &mut self.stage {
                 Stage::Sent(_) => match ready!(Pin::new(&mut self.ticket).poll(cx)) {
-                    Outcome::Replied(values) => {
-                        self.shared.hub.call_served();
-                        return Poll::Ready(Ok(values));
-                    }
+                    Outcome::Replied(values) => return Poll::Ready(Ok(values)),
                     Outcome::Ended(end) => self.after_end(end)?,
                 },
                 Stage::Seeking { carry, place } => {

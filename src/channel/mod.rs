@@ -19,7 +19,7 @@ mod verdict;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -57,7 +57,6 @@ pub(crate) struct Hub<W> {
     ramping: AtomicBool,
     /// Calls that took a place while admission grew.
     in_ramp: AtomicUsize,
-    served: AtomicU32,
     cap: usize,
     client: Arc<str>,
     pace: Arc<Pace>,
@@ -84,7 +83,6 @@ impl<W: Wire> Hub<W> {
             breaker: Mutex::new(Machine::new(config.breaker().clone(), Instant::now())),
             ramping: AtomicBool::new(false),
             in_ramp: AtomicUsize::new(0),
-            served: AtomicU32::new(0),
             cap,
             client: config.name().clone(),
             pace: Arc::new(Pace::new(
@@ -150,17 +148,12 @@ impl<W: Wire> Hub<W> {
         self.in_ramp.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A call got its reply. Only counted here: the breaker's window hears of it with the next failure or tick.
-    fn call_served(&self) {
-        self.served.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// A call failed in a way that speaks of the endpoint.
     fn call_failed(&self) {
         let trip = {
             let mut breaker = self.breaker();
             let now = Instant::now();
-            breaker.on_calls(self.served.swap(0, Ordering::Relaxed), now);
+            breaker.on_calls(self.pace.take_served(), now);
             breaker.on_failure(now)
         };
         if trip.is_some() {
@@ -171,8 +164,7 @@ impl<W: Wire> Hub<W> {
 
     /// Tells the breaker's window of the calls that were served since it was last told.
     fn settle(&self, now: Instant) {
-        self.breaker()
-            .on_calls(self.served.swap(0, Ordering::Relaxed), now);
+        self.breaker().on_calls(self.pace.take_served(), now);
     }
 
     fn moved(&self, sent: Sent, effect: Effect) {

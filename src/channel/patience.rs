@@ -13,6 +13,8 @@ use tokio::time::Instant;
 const MEMORY: Duration = Duration::from_secs(60);
 /// A silence shorter than this many round trips means nothing.
 const ROUND_TRIPS: u32 = 3;
+/// Acquittals stretch the silence that is tolerated up to this part of half of `detect_within` (300 ms by default).
+const GROWN_PERCENT: u32 = 60;
 const FIRST_GAP: Duration = Duration::from_secs(1);
 const LONGEST_GAP: Duration = Duration::from_secs(30);
 
@@ -60,8 +62,10 @@ impl Patience {
         let floor = self
             .round_trip
             .map_or(Duration::ZERO, |took| took * ROUND_TRIPS);
-        let usual = self.configured.max(floor);
-        usual.saturating_mul(1 << self.doublings).min(self.ceiling)
+        let usual = self.configured.max(floor).min(self.ceiling);
+        let grown = self.configured.saturating_mul(1 << self.doublings);
+        // Grown further, it would leave a probe no time before the verdict.
+        usual.max(grown.min(self.ceiling * GROWN_PERCENT / 100))
     }
 
     /// How long a probe may take before its silence means something.
@@ -69,6 +73,7 @@ impl Patience {
         let least = self.ceiling * 3 / 10;
         self.round_trip
             .map_or(least, |took| least.max(took * (ROUND_TRIPS + 1)))
+            .min(self.ceiling)
     }
 }
 
@@ -115,8 +120,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn patience_doubles_with_each_acquittal_up_to_half_of_detect_within_and_forgets_in_a_minute()
-     {
+    async fn patience_doubles_with_an_acquittal_leaves_a_probe_its_time_and_forgets_in_a_minute() {
         let now = Instant::now();
         let mut patience = Patience::new(ms(150), ms(1000));
         assert_eq!(patience.stall_after(now), ms(150));
@@ -125,7 +129,7 @@ mod tests {
         for _ in 0..100 {
             patience.on_acquittal(now);
         }
-        assert_eq!(patience.stall_after(now), ms(500));
+        assert_eq!(patience.stall_after(now), ms(300));
         assert_eq!(patience.stall_after(now + MEMORY), ms(150));
     }
 

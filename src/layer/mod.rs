@@ -96,7 +96,7 @@ impl ResilienceLayer {
             config.clone(),
             connector,
             self.resolver.clone(),
-            metrics.clone(),
+            metrics,
             health,
         );
         let limit = Limit::new(channel.clone(), config, &metrics);

@@ -60,7 +60,7 @@ where
         TelemetryFuture {
             inner: self.inner.call(request.begun_at(started)),
             command,
-            metrics: self.metrics.clone(),
+            metrics: self.metrics,
             started,
         }
     }

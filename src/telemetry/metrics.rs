@@ -31,17 +31,18 @@ use crate::ErrorKind;
 
 /// Clients that say the same name count together: two totals for one series would overwrite each other. Kept for the life of the
 /// process, as the recorder keeps the series, because a total that starts again at zero would stand still until it has caught up.
-static NAMED: LazyLock<Mutex<HashMap<Arc<str>, Arc<Counts>>>> = LazyLock::new(Mutex::default);
+static NAMED: LazyLock<Mutex<HashMap<Arc<str>, &'static Counts>>> = LazyLock::new(Mutex::default);
 
-/// Beyond this many names a client counts for itself alone.
+/// Beyond this many names clients count together as [`OTHERS`]: a name is a label, and labels come from closed sets.
 const MOST_NAMES: usize = 1024;
+const OTHERS: &str = "others";
 
 /// A recorder hears the descriptions on every so many ticks: it may be installed late.
 const DESCRIBE_EVERY: u32 = 16;
 
-/// The counts of the clients of one name. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Metrics(Arc<Counts>);
+/// The counts of the clients of one name.
+#[derive(Clone, Copy)]
+pub(crate) struct Metrics(&'static Counts);
 
 struct Counts {
     client: Arc<str>,
@@ -72,18 +73,22 @@ impl Metrics {
     /// The counts of the client called `name`.
     pub(crate) fn named(name: &Arc<str>) -> Self {
         let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counts) = named.get(name) {
-            return Self(counts.clone());
-        }
-        let counts = Arc::new(Counts::new(name));
-        if named.len() < MOST_NAMES {
-            named.insert(name.clone(), counts.clone());
-        }
+        let others = Arc::from(OTHERS);
+        let is_known = named.contains_key(name);
+        let name = if is_known || named.len() < MOST_NAMES {
+            name
+        } else {
+            &others
+        };
+        let counts = *named
+            .entry(name.clone())
+            // Kept for the life of the process anyway; as a plain reference it costs a call no reference count.
+            .or_insert_with(|| Box::leak(Box::new(Counts::new(name))));
         Self(counts)
     }
 
     /// The client's name.
-    pub(crate) fn client(&self) -> &str {
+    pub(crate) fn client(&self) -> &'static str {
         &self.0.client
     }
 
@@ -118,7 +123,7 @@ impl Metrics {
     pub(crate) fn link(&self, state: LinkState) -> LinkCount {
         self.0.links.add(state, 1);
         LinkCount {
-            metrics: self.clone(),
+            metrics: *self,
             state,
         }
     }

@@ -142,6 +142,10 @@ impl<S: Socket> Driver<S> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Exit> {
         let now = Instant::now();
         let read = self.read(cx, now)?;
+        let served = self.owed.take_served();
+        if served > 0 {
+            self.pace.serve(served);
+        }
         if self.gather(cx) {
             return Ok(());
         }
@@ -258,7 +262,7 @@ impl<S: Socket> Driver<S> {
             if job.begin(now, |bytes| self.outbox.push(bytes)) {
                 self.silence.owe(now);
                 if job.is_silent() {
-                    job.reply(crate::request::Values::One(Value::Nil));
+                    let _ = job.reply(crate::request::Values::One(Value::Nil));
                 }
                 self.owed.push(job, start);
             }

@@ -146,8 +146,9 @@ impl Job {
         slot.state != State::Closed && slot.outcome.is_none()
     }
 
-    pub(crate) fn reply(&self, values: Values) {
-        self.deliver(Outcome::Replied(values));
+    /// Hands over the reply. Says whether somebody waited for it.
+    pub(crate) fn reply(&self, values: Values) -> bool {
+        self.deliver(Outcome::Replied(values))
     }
 
     pub(crate) fn end(&self, sent: Sent, error: &Error, from: &Arc<Origin>) {
@@ -158,11 +159,11 @@ impl Job {
         }));
     }
 
-    fn deliver(&self, outcome: Outcome) {
+    fn deliver(&self, outcome: Outcome) -> bool {
         let waker = {
             let mut slot = self.slot();
             if slot.state == State::Closed || slot.outcome.is_some() {
-                return;
+                return false;
             }
             slot.outcome = Some(outcome);
             slot.waker.take()
@@ -170,22 +171,30 @@ impl Job {
         if let Some(waker) = waker {
             waker.wake();
         }
+        true
     }
 }
 
 /// The caller's end of a [`Job`]: a future of its [`Outcome`].
 ///
 /// Dropping it takes the job back if it has not been begun; otherwise its place among the owed replies stays, as a tombstone.
-pub(crate) struct Ticket(Arc<Job>);
+pub(crate) struct Ticket {
+    job: Arc<Job>,
+    /// Its reply was handed over: there is nothing to take back.
+    answered: bool,
+}
 
 impl Ticket {
     pub(crate) fn new(job: Arc<Job>) -> Self {
-        Self(job)
+        Self {
+            job,
+            answered: false,
+        }
     }
 
     /// Takes the job back, with its request for another try. Tells whether a byte of it may have been sent.
     pub(crate) fn recall(&self) -> (Sent, Option<Request>) {
-        let mut slot = self.0.slot();
+        let mut slot = self.job.slot();
         let sent = if slot.state == State::Begun {
             Sent::Maybe
         } else {
@@ -198,7 +207,7 @@ impl Ticket {
 
     /// The driver's half.
     pub(crate) fn job(&self) -> &Arc<Job> {
-        &self.0
+        &self.job
     }
 
     /// The same request as a new job, for another link. `None` once it was answered.
@@ -212,12 +221,14 @@ impl Future for Ticket {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let mut slot = self.0.slot();
+        let ticket = self.get_mut();
+        let mut slot = ticket.job.slot();
         if let Some(outcome) = slot.outcome.take() {
             // Closed only for a reply: after an end the request is recalled for another try.
             if matches!(outcome, Outcome::Replied(_)) {
                 slot.state = State::Closed;
                 slot.request = None;
+                ticket.answered = true;
             }
             return Poll::Ready(outcome);
         }
@@ -231,8 +242,10 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // The request's bytes are dropped after the lock.
-        let _request = self.recall();
+        if !self.answered {
+            // The request's bytes are dropped after the lock.
+            let _request = self.recall();
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -61,6 +61,7 @@ pub(crate) struct Pace {
     pub(crate) unresponsive_after: Duration,
     pub(crate) detect_within: Duration,
     stall_after_micros: AtomicU64,
+    served: AtomicU32,
 }
 
 impl Pace {
@@ -76,6 +77,7 @@ impl Pace {
             unresponsive_after: detect_within * 9 / 20,
             detect_within,
             stall_after_micros: AtomicU64::new(micros(stall_after)),
+            served: AtomicU32::new(0),
         }
     }
 
@@ -87,6 +89,16 @@ impl Pace {
     pub(crate) fn set_stall_after(&self, stall_after: Duration) {
         self.stall_after_micros
             .store(micros(stall_after), Ordering::Relaxed);
+    }
+
+    /// So many more calls got their reply. Told once a turn, not once a call.
+    fn serve(&self, calls: u32) {
+        self.served.fetch_add(calls, Ordering::Relaxed);
+    }
+
+    /// Calls that got their reply since this was last asked.
+    pub(crate) fn take_served(&self) -> u32 {
+        self.served.swap(0, Ordering::Relaxed)
     }
 
     fn limits(&self) -> silence::Limits {

@@ -13,6 +13,7 @@ use crate::{Error, request::Values, request::commands::Effect};
 
 pub(crate) struct Owed {
     origin: Arc<Origin>,
+    served: u32,
     entries: VecDeque<Entry>,
 }
 
@@ -36,6 +37,7 @@ impl Owed {
     pub(crate) fn new(origin: Arc<Origin>) -> Self {
         Self {
             origin,
+            served: 0,
             entries: VecDeque::new(),
         }
     }
@@ -108,11 +110,12 @@ impl Owed {
             job.end(Sent::Maybe, &error, &self.origin);
             return Ok(());
         }
-        job.reply(match single {
+        let awaited = job.reply(match single {
             Some(value) if job.is_single() => Values::One(value),
             Some(value) => Values::Many(vec![value]),
             None => Values::Many(entry.got),
         });
+        self.served += u32::from(awaited);
         Ok(())
     }
 
@@ -148,6 +151,11 @@ impl Owed {
         for job in self.entries.drain(..).filter_map(|entry| entry.job) {
             job.end(Sent::Maybe, error, &self.origin);
         }
+    }
+
+    /// Replies that somebody waited for, since the last time this was asked.
+    pub(crate) fn take_served(&mut self) -> u32 {
+        std::mem::take(&mut self.served)
     }
 
     /// Whether a caller still waits.
