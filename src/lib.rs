@@ -9,6 +9,8 @@ mod error;
 mod health;
 pub mod layer;
 mod net;
+#[cfg(any(test, doctest))]
+mod readme;
 mod request;
 mod task;
 pub mod telemetry;

@@ -90,48 +90,48 @@ pub(crate) const FLAP_OPEN_CAP: Duration = Duration::from_secs(10);
 pub(super) const FLAP_OPEN_LEGAL: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(600);
 
-/// What the README's table of defaults must say: (setter, default), in the README's order.
+/// What the README's table of defaults must say: (setting, default, legal), in the README's order.
 #[cfg(test)]
-pub(crate) fn table() -> Vec<(&'static str, String)> {
-    use super::raw::{show_bytes, show_duration};
-    vec![
-        ("call_timeout", show_duration(CALL_TIMEOUT)),
-        ("max_in_flight", MAX_IN_FLIGHT.to_string()),
-        ("name", NAME.to_owned()),
-        ("detect_within", show_duration(DETECT_WITHIN)),
-        ("stall_after", show_duration(STALL_AFTER)),
-        ("connect_timeout", show_duration(CONNECT_TIMEOUT)),
-        ("max_buffered_bytes", show_bytes(MAX_BUFFERED_BYTES)),
-        ("breaker.window", show_duration(BREAKER_WINDOW)),
-        ("breaker.min_calls", BREAKER_MIN_CALLS.to_string()),
-        (
-            "breaker.failure_rate_basis_points",
-            BREAKER_FAILURE_RATE.to_string(),
-        ),
-        (
-            "breaker.consecutive_failures",
-            BREAKER_CONSECUTIVE.to_string(),
-        ),
-        (
-            "breaker.probe_gap",
-            format!(
-                "{} … {}",
-                show_duration(PROBE_GAP_FIRST),
-                show_duration(PROBE_GAP_CAP)
-            ),
-        ),
-        ("breaker.auth_retry", show_duration(AUTH_RETRY)),
-        ("breaker.ramp_start_basis_points", RAMP_START.to_string()),
-        ("breaker.ramp_doubling", show_duration(RAMP_DOUBLING)),
-        (
-            "breaker.flap_open",
-            format!(
-                "{} … {}",
-                show_duration(FLAP_OPEN_FIRST),
-                show_duration(FLAP_OPEN_CAP)
-            ),
-        ),
-    ]
+pub(crate) fn table() -> Vec<(&'static str, String, String)> {
+    use super::raw::{show_bytes, show_duration as time};
+    fn span<T: Copy>(legal: &RangeInclusive<T>, show: impl Fn(T) -> String) -> String {
+        format!("{} … {}", show(*legal.start()), show(*legal.end()))
+    }
+    fn pair((first, cap): (Duration, Duration)) -> String {
+        format!("{} … {}", time(first), time(cap))
+    }
+    let whole = |legal: RangeInclusive<u32>| span(&legal, |number| number.to_string());
+    let times = |legal: RangeInclusive<Duration>| span(&legal, time);
+    let calls = span(&MAX_IN_FLIGHT_LEGAL, |calls| calls.to_string());
+    let name = span(&NAME_LEN_LEGAL, |letters| letters.to_string());
+    let (gap, flap) = (
+        (PROBE_GAP_FIRST, PROBE_GAP_CAP),
+        (FLAP_OPEN_FIRST, FLAP_OPEN_CAP),
+    );
+    #[rustfmt::skip] // One row, one line.
+    let own = [
+        ("call_timeout", time(CALL_TIMEOUT), times(CALL_TIMEOUT_LEGAL)),
+        ("max_in_flight", MAX_IN_FLIGHT.to_string(), calls),
+        ("name", NAME.to_owned(), format!("{name} of `A-Z a-z 0-9 . _ -`")),
+        ("detect_within", time(DETECT_WITHIN), times(DETECT_WITHIN_LEGAL)),
+        ("stall_after", time(STALL_AFTER), times(STALL_AFTER_LEGAL)),
+        ("connect_timeout", time(CONNECT_TIMEOUT), times(CONNECT_TIMEOUT_LEGAL)),
+        ("max_buffered_bytes", show_bytes(MAX_BUFFERED_BYTES), span(&MAX_BUFFERED_BYTES_LEGAL, show_bytes)),
+        ("breaker.window", time(BREAKER_WINDOW), times(BREAKER_WINDOW_LEGAL)),
+        ("breaker.min_calls", BREAKER_MIN_CALLS.to_string(), whole(BREAKER_MIN_CALLS_LEGAL)),
+        ("breaker.failure_rate_basis_points", BREAKER_FAILURE_RATE.to_string(), whole(BASIS_POINTS_LEGAL)),
+        ("breaker.consecutive_failures", BREAKER_CONSECUTIVE.to_string(), whole(BREAKER_CONSECUTIVE_LEGAL)),
+        ("breaker.probe_gap", pair(gap), times(PROBE_GAP_LEGAL)),
+        ("breaker.auth_retry", time(AUTH_RETRY), times(AUTH_RETRY_LEGAL)),
+        ("breaker.ramp_start_basis_points", RAMP_START.to_string(), whole(BASIS_POINTS_LEGAL)),
+        ("breaker.ramp_doubling", time(RAMP_DOUBLING), times(RAMP_DOUBLING_LEGAL)),
+        ("breaker.flap_open", pair(flap), times(FLAP_OPEN_LEGAL)),
+    ];
+    let names = crate::dns::DnsPolicy::table().map(|(setting, default, legal)| {
+        let legal = legal.map_or("both, IPv4 or IPv6".to_owned(), times);
+        (setting, default.map_or("both".to_owned(), time), legal)
+    });
+    own.into_iter().chain(names).collect()
 }
 
 #[cfg(test)]
@@ -156,8 +156,9 @@ mod tests {
     #[test]
     fn the_table_reads_as_people_write() {
         let table = table();
-        assert_eq!(table[0], ("call_timeout", "500ms".to_owned()));
-        assert_eq!(table[6], ("max_buffered_bytes", "64MiB".to_owned()));
+        assert_eq!((table[0].0, &*table[0].1), ("call_timeout", "500ms"));
+        assert_eq!(table[6].1, "64MiB");
         assert_eq!(table[11].1, "100ms … 300ms");
+        assert_eq!(table[16].2, "1s … 1h");
     }
 }

@@ -127,8 +127,6 @@ impl DnsPolicy {
 
     /// Every value out of its range: the field, what it is, what is legal.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
-        let (tenth, half_minute) = (Duration::from_millis(100), Duration::from_secs(30));
         let mut faults = Vec::new();
         let mut check = |field: &str, value: Duration, legal: RangeInclusive<Duration>| {
             if !legal.contains(&value) {
@@ -139,15 +137,11 @@ impl DnsPolicy {
                 ));
             }
         };
-        check("min_refresh", self.min_refresh, second..=hour);
-        check("max_refresh", self.max_refresh, second..=hour);
-        check("urgent_every", self.urgent_every, tenth..=half_minute);
-        check("lookup_timeout", self.lookup_timeout, tenth..=half_minute);
-        check(
-            "rotation_memory",
-            self.rotation_memory,
-            hour / 60..=hour * 24,
-        );
+        check("min_refresh", self.min_refresh, REFRESH_LEGAL);
+        check("max_refresh", self.max_refresh, REFRESH_LEGAL);
+        check("urgent_every", self.urgent_every, LOOKUP_LEGAL);
+        check("lookup_timeout", self.lookup_timeout, LOOKUP_LEGAL);
+        check("rotation_memory", self.rotation_memory, ROTATION_LEGAL);
         if self.min_refresh > self.max_refresh {
             faults.push(format!(
                 "dns.min_refresh is {:?}, legal is at most dns.max_refresh, which is {:?}",
@@ -156,7 +150,38 @@ impl DnsPolicy {
         }
         faults
     }
+
+    /// Its part of the README's table of defaults: (setting, default, legal); no time where it is a matter of families.
+    #[cfg(test)]
+    pub(crate) fn table() -> [(
+        &'static str,
+        Option<Duration>,
+        Option<RangeInclusive<Duration>>,
+    ); 6] {
+        let policy = Self::default();
+        let row = |setting, default, legal| (setting, Some(default), Some(legal));
+        [
+            row("dns.min_refresh", policy.min_refresh, REFRESH_LEGAL),
+            row("dns.max_refresh", policy.max_refresh, REFRESH_LEGAL),
+            row("dns.urgent_every", policy.urgent_every, LOOKUP_LEGAL),
+            row("dns.lookup_timeout", policy.lookup_timeout, LOOKUP_LEGAL),
+            row(
+                "dns.rotation_memory",
+                policy.rotation_memory,
+                ROTATION_LEGAL,
+            ),
+            ("dns.families", None, None),
+        ]
+    }
 }
+
+/// More often, and clients are a load on the name server; more seldom, and a move is news of yesterday.
+const REFRESH_LEGAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// Shorter than a round trip to a name server makes no sense, longer than half a minute helps nobody who is down.
+const LOOKUP_LEGAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+/// From two turns of a rotating name at `max_refresh` to a day.
+const ROTATION_LEGAL: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(86_400);
 
 #[cfg(test)]
 mod tests {
