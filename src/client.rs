@@ -26,7 +26,14 @@ pub type ClientService = ResilienceService<LinkConnector>;
 /// A Redis client that bounds every call.
 ///
 /// It is a [`redis::aio::ConnectionLike`]: every `conn.get(k).await?` of [`redis::AsyncTypedCommands`] and [`redis::AsyncCommands`], every
-/// pipeline and script runs on it unchanged. Clones share everything.
+/// pipeline and script runs on it unchanged. Clones share everything: caps, connection, circuit, health. The last one to go ends it.
+///
+/// # Errors
+/// A call fails with a [`RedisError`] that has an [`Error`] inside ([`Error::find_in`]), or with the server's own error. Commands that would
+/// harm the others on a shared connection are `Refused` before a byte is sent.
+///
+/// # Cancel safety
+/// A call may be dropped at any moment; the [crate's guide](crate#cancel-safety) says what it leaves behind.
 ///
 /// ```no_run
 /// use redis_holdfast::{Client, redis::AsyncCommands};
@@ -112,7 +119,7 @@ impl Client {
         self.health.watch()
     }
 
-    /// Waits until calls are served, at most `within`. Starts the client if it was built outside a runtime.
+    /// Waits until calls are served ([`Health::is_ready`]), at most `within`. Starts the client if it was built outside a runtime.
     ///
     /// # Errors
     /// `Timeout`, phase `queue`, with the reason the client was down as its source.
@@ -142,8 +149,11 @@ impl Client {
         Ok(())
     }
 
-    /// Refuses new calls, lets those in flight end, and closes every connection; at most `within`, then by force. Says whether all ended by
-    /// themselves. Concerns every clone.
+    /// Refuses new calls (`Refused`, phase `queue`), lets those in flight end, and closes every connection; at most `within`, then by force.
+    /// Says whether all ended by themselves. Concerns every clone.
+    ///
+    /// # Cancel safety
+    /// The client goes on closing; only nobody forces it after `within`.
     pub async fn shutdown(&self, within: Duration) -> bool {
         let deadline = Deadline::after(within);
         self.service.channel().close();

@@ -21,9 +21,10 @@ use crate::{Error, ErrorKind, Phase};
 pub enum HealthState {
     /// Calls are served, and nothing is wrong.
     Ready,
-    /// Calls are served, and something is wrong: a silent link was replaced, or names are not answered and the last good answer is in use.
+    /// Calls are served, and something is wrong: the link is silent or being replaced, names are not answered and the last good answer is in
+    /// use, or the server does not permit old connections to be fenced off.
     Degraded,
-    /// Calls are not served: no connection was made yet, or the circuit is open.
+    /// Calls are not served: no connection was made yet, the circuit is open, or the client is shut down.
     Down,
 }
 

@@ -1,4 +1,76 @@
-//! A tower stack and a connection of its own around `redis`: a dead, silent or moved Redis costs a caller a bounded time.
+//! A Redis client that bounds every call: commands of the [`redis`] crate on top, below them a connection that notices when its peer has
+//! died, follows host names in the background, and gives each call one hard deadline.
+//!
+//! A dead, silent or moved Redis costs a caller a bounded time, and costs the next caller less. The `README` lists what is promised and
+//! measured, every default with its legal range, every metric, every kind of error, and what is different from `redis`' own connections;
+//! `ARCHITECTURE.md` says how it works inside.
+//!
+//! # Quick start
+//! ```no_run
+//! use std::time::Duration;
+//! use redis_holdfast::{Client, redis::{AsyncTypedCommands, RedisResult}};
+//!
+//! #[tokio::main]
+//! async fn main() -> RedisResult<()> {
+//!     let redis = Client::builder("redis://cache.internal:6379/0")?
+//!         .call_timeout(Duration::from_millis(250))
+//!         .build()?;
+//!     let hits = redis.clone().incr("hits", 1).await?;
+//!     println!("{hits} hits; {}", redis.health());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Three faces
+//! 1. [`Client`]: a [`redis::aio::ConnectionLike`]. Existing calls, pipelines and scripts run on it unchanged.
+//! 2. [`layer::ResilienceLayer`] around a [`layer::LinkConnector`]: the same stack as a tower `Service<`[`Request`]`, Response = `[`Reply`]`,
+//!    Error = `[`Error`]`>`; [`Client::service`] hands out that of a client.
+//! 3. A layer for a finished connection of your own, bounded but not healed: not yet.
+//!
+//! # Cancel safety
+//! A call may be dropped at any moment, by `select!`, by a timeout above or with its task. The connection stays in step and no reply ever
+//! reaches another caller. What a dropped future leaves behind depends on how far it came:
+//!
+//! | the call was | on the wire | in the caps | in the breaker's count |
+//! |---|---|---|---|
+//! | made and not polled | nothing | its place and bytes, from `call` until the drop | nothing |
+//! | waiting for a connection (phase `queue`) | nothing | given back | nothing |
+//! | queued for the link, not begun (`write`) | nothing: it is taken back, and never runs | given back | see below |
+//! | begun (`write`, `reply`) | it is finished on the wire and may run; its reply is swallowed | given back; the reply still owed counts among the link's (at most 2 × `max_in_flight`) | see below |
+//! | let go by one link, waiting for the next | what the first was given may have run; nothing is sent again | given back | nothing |
+//!
+//! A call that is dropped while a link has it counts as *one failed call*, if the link speaks and the call had waited longer than
+//! `stall_after` or four fifths of its timeout, whichever is less: it was somebody's timeout. Dropped earlier, or on a silent link (which the
+//! supervisor judges), it counts for nothing. Metrics count calls that ended, so a dropped call is in none of them.
+//!
+//! A deadline that passes is not a drop: the same is done, and the [`Error`] says the phase and whether the command may have run.
+//! [`Client::wait_ready`] and [`HealthWatch::changed`] only watch. Dropping [`Client::shutdown`] leaves the client closing.
+//!
+//! The last clone of a [`Client`] (or of its service, or call of it) takes its tasks and connections along.
+//!
+//! # Errors
+//! [`Error`] has a [kind](ErrorKind), the [phase](Phase) it happened in, the endpoint, the time waited, and
+//! [`may_have_executed`](Error::may_have_executed): `false` is certain. [`ConfigError`] comes from builders alone, with every fault at once.
+//!
+//! Where redis' trait asks for a [`redis::RedisError`], ours travels inside an [`std::io::Error`], by one table:
+//!
+//! | kind | `io::ErrorKind` | redis' helpers |
+//! |---|---|---|
+//! | [`Timeout`](ErrorKind::Timeout) | `TimedOut` | `is_timeout()`, `RetryImmediately` |
+//! | [`ConnectionLost`](ErrorKind::ConnectionLost) | `ConnectionAborted` | `is_connection_dropped()`, `Reconnect` |
+//! | [`Auth`](ErrorKind::Auth) | `PermissionDenied` | `NoRetry` |
+//! | [`Redis`](ErrorKind::Redis) | none: it stays redis' own error | as without us |
+//! | all others | `Unsupported` | `NoRetry` |
+//!
+//! [`Error::find_in`] gets it back. redis' helpers do not know what a command does: before a write is sent again, ask
+//! `may_have_executed`.
+//!
+//! # Tasks and runtimes
+//! The crate runs on tokio, with time and I/O enabled. Building does no I/O; connecting begins at once if a runtime is there, else with the
+//! first call or [`Client::wait_ready`]. If the runtime that kept a connection ends, the next call makes a new one on its own.
+//!
+//! # Feature flags
+//! None yet. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
 
 mod backoff;
 mod channel;

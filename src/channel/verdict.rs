@@ -3,7 +3,7 @@
 //! Owns the three decisions of a supervisor: where to probe ([`aim`]), what to do with a connection that was verified ([`adopt`]),
 //! and when to refuse calls ([`refuse`]). Promises: a busy server is neither a dead link nor a dead endpoint; a refused probe is a sign
 //! of life; only hard evidence or two silences open the circuit. Pure: ages are arguments. Cannot fail.
-//! The tests at the bottom read as the specification (DESIGN §5).
+//! The tests at the bottom read as the specification.
 
 use std::time::Duration;
 

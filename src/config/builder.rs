@@ -34,14 +34,15 @@ impl ConfigBuilder {
         }
     }
 
-    /// Longest time a call may take, from the caller's first poll to its outcome: admission, connecting, every attempt. Default 500 ms;
-    /// legal from 1 ms to 1 h.
+    /// Longest time a call may take, from the call to its outcome: admission, waiting for a connection, every attempt. Default 500 ms;
+    /// legal from 1 ms to 1 h. [`Request::with_timeout`](crate::Request::with_timeout) sets another one for a single call.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.given.call_timeout = Some(timeout);
         self
     }
 
-    /// Calls this client holds at once; one more is refused, never queued. Default 1,024; legal from 1 to 1,000,000.
+    /// Calls this client and its clones hold at once; one more is refused as `Overloaded`, never queued. Default 1,024; legal from 1 to
+    /// 1,000,000. A pipeline is one call.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.given.max_in_flight = Some(calls);
         self
@@ -70,26 +71,30 @@ impl ConfigBuilder {
         self
     }
 
-    /// Longest time for making a connection: all addresses together, TCP and the handshake. Default 1 s; legal from 10 ms to 60 s.
+    /// Longest time for opening a TCP or Unix connection to one address. Default 1 s; legal from 10 ms to 60 s.
+    ///
+    /// No call waits for it longer than its own deadline. The first words on the connection have no limit of their own but the prober's: a
+    /// server that accepts and stays silent keeps one connection, renewed every 12 s. Values from 950 ms to 1,050 ms are taken as 950 ms:
+    /// in that moment the kernel sends an unanswered SYN again.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.given.connect_timeout = Some(timeout);
         self
     }
 
-    /// Bytes of requests this client holds at once; a call that would exceed it is refused. One command of more than half of it rides
+    /// Bytes of requests this client holds at once; a call that would exceed it is refused as `Overloaded`. One command of more than half of it rides
     /// beside it, whatever its size. Default 64 MiB; legal from 64 KiB to 1 GiB.
     pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
         self.given.max_buffered_bytes = Some(bytes);
         self
     }
 
-    /// When the circuit opens and how it closes again.
+    /// When the circuit opens and how it closes again. Default [`BreakerPolicy::default`].
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.breaker = policy;
         self
     }
 
-    /// How the host name is followed. Of no effect for an IP address or a socket.
+    /// How the host name is followed. Default [`DnsPolicy::default`]. Of no effect for an IP address or a socket.
     pub fn dns(mut self, policy: DnsPolicy) -> Self {
         self.dns = policy;
         self

@@ -76,7 +76,9 @@ impl BreakerPolicy {
         self
     }
 
-    /// Failures of distinct links or dials in a row that open the circuit. Default 5; legal from 1 to 1,000.
+    /// Links in a row that died, each within a second of its birth, that open the circuit. Default 5; legal from 1 to 1,000.
+    ///
+    /// A dial that fails opens the circuit by what it shows (refused, silent), not by this count.
     #[must_use]
     pub fn consecutive_failures(mut self, failures: u32) -> Self {
         self.consecutive_failures = failures;

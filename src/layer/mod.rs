@@ -41,6 +41,9 @@ type Stack<C> =
 /// Wraps a *connector* and heals what it makes: names followed, silence found, links probed, swapped and fenced, the circuit opened
 /// and closed, every call bounded.
 ///
+/// Each call of [`layer`](Layer::layer) makes a stack of its own: its own caps, connection and circuit. Connecting begins at once inside a
+/// runtime, else with the first call. Health is told by a [`Client`](crate::Client) alone; here ask the errors and the metrics.
+///
 /// ```no_run
 /// use redis_holdfast::{Config, Request, layer::{LinkConnector, ResilienceLayer}, redis};
 /// use tower::{Service, ServiceBuilder};
@@ -122,9 +125,15 @@ impl<C: Connect> Layer<C> for ResilienceLayer {
 /// Always ready. `poll_ready` reserves nothing, and an open circuit or a full limit is an error from `call`: `tower::load_shed` above it
 /// never sheds; read [`Error::is_overloaded`] and [`Error::is_circuit_open`] instead.
 ///
+/// # Errors
+/// Every [`ErrorKind`](crate::ErrorKind) but `Redis`: an error *reply* is a [`Reply`], and [`Reply::parse`] makes it an error.
+///
 /// # Cancel safety
-/// A call that is dropped before its first byte was written never runs. Once begun it is finished on the wire, may run, and its reply is
-/// swallowed; the connection stays in step.
+/// A call that is dropped before it was begun never runs. Once begun it is finished on the wire, may run, and its reply is swallowed; the
+/// connection stays in step. The [crate's guide](crate#cancel-safety) has the whole table.
+///
+/// # Metrics
+/// Those of [`telemetry::names`](crate::telemetry::names), under the name of its configuration.
 pub struct ResilienceService<C: Connect> {
     stack: Stack<C>,
     channel: Channel<C>,

@@ -84,7 +84,8 @@ impl Request {
         self.command.name
     }
 
-    /// Gives this request its own timeout instead of the client's; it covers everything, admission included.
+    /// Gives this request its own timeout instead of the client's; it covers everything, admission included. Any value is taken as it
+    /// is: zero ends the call in its first poll, and what is beyond the clock's range is as good as never.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
