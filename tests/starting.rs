@@ -1,4 +1,4 @@
-//! DESIGN §2: a client starts without Redis, says by kind and phase what is wrong, heals without a restart, and ends leaving nothing.
+//! A client starts without Redis, says by kind and phase what is wrong, heals without a restart, and ends leaving nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

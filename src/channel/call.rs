@@ -291,7 +291,7 @@ impl<C: Dial> Drop for Call<C> {
         }
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Seeking { mut place, .. } => hub.gate.leave(&mut place),
-            // Dropped by somebody else's timeout: late enough, it counts as one of ours (`hazards` H8).
+            // Dropped by somebody else's timeout: late enough, it counts as one of ours.
             Stage::Sent(link) if !self.is_silent(link) => {
                 let patience = hub.stall_after().min(self.deadline.timeout() * 4 / 5);
                 if self.deadline.waited(Instant::now()) > patience {

@@ -1,9 +1,9 @@
 //! Makes sure that what an old path still holds will never run.
 //!
 //! Owns the fence: `CLIENT KILL ID … ADDR …` for the old connection, sent over the new one before anybody else may use it. A command
-//! written on the old connection *was executed before the fence or never will be* (`hazards` H1: an aborted socket un-sends nothing).
+//! written on the old connection *was executed before the fence or never will be* (an aborted socket un-sends nothing).
 //! Promises: both the id and the address as the server saw them are given, and only to the very same server, so that a stranger
-//! behind a shared address is never hit; a connection that the server itself holds blocked is left alone (H4).
+//! behind a shared address is never hit; a connection that the server itself holds blocked is left alone.
 //! Leaves what may be sent again to [`call`](super::call). Fails softly: not permitted, or no answer in time, is *no fence*.
 
 use std::time::Duration;

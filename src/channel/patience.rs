@@ -1,8 +1,8 @@
 //! What an endpoint's past teaches about its next silence.
 //!
 //! Owns two memories: how long a silence is normal here ([`Patience`]) and how often links may be swapped ([`Ration`]). Promises: an
-//! endpoint whose silent link spoke after all is doubted later the next time (`hazards` H10), for a minute; a server on which one
-//! swapped-in link after the other goes silent (`CLIENT PAUSE … WRITE`, H4) sees a swap a second, then fewer, down to one in 30 s.
+//! endpoint whose silent link spoke after all is doubted later the next time, for a minute; a server on which one
+//! swapped-in link after the other goes silent (`CLIENT PAUSE … WRITE`) sees a swap a second, then fewer, down to one in 30 s.
 //! Leaves acting to [`supervisor`](super::supervisor). Pure: time is an argument. Cannot fail.
 
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //!
 //! Owns the attempts that are under way, when the next one starts, and which are given up. Promises: gaps grow from 100 to 300 ms
 //! (± 50 %) and no further, for ever, because a SYN that a black hole swallowed must be followed by a fresh one (the kernel's own
-//! back-off would decide our recovery, `hazards` H13); at most one connection per address waits in a frozen server's accept queue
-//! (H6); wrong credentials are tried at most once a second. Leaves the verdict to [`verdict`](super::verdict). Fails never.
+//! back-off would decide our recovery); at most one connection per address waits in a frozen server's accept queue;
+//! wrong credentials are tried at most once a second. Leaves the verdict to [`verdict`](super::verdict). Fails never.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

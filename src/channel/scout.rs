@@ -2,7 +2,7 @@
 //!
 //! Owns the list of addresses where a probe of this process is out, its *scout*. Promises: while a scout is out, another client that
 //! merely suspects its link takes the scout's silence for its own instead of dialling (one slow script must not cost a server a
-//! connection per client, `hazards` H10); nobody waits longer than [`PATIENCE`]; once a scout was answered everybody may go; a scout that
+//! connection per client); nobody waits longer than [`PATIENCE`]; once a scout was answered everybody may go; a scout that
 //! is given up, or dies with its runtime, holds nobody back. Leaves dialling to [`prober`](super::prober).
 //! Pure but for one lock: time is an argument. Cannot fail.
 

@@ -3,7 +3,7 @@
 //! Owns the states *closed* (calls pass) and *open* (calls are refused). Promises: it opens on a verdict, on failures of distinct links
 //! or dials in a row, or when too many calls in the window failed; it closes only when told that a connection was verified, and
 //! after an endpoint that answers probes but fails calls has rested; after closing, admission grows from a tenth of the cap.
-//! One dead link is one failure, however many calls waited on it (`hazards` H2); refusals are no outcomes at all.
+//! One dead link is one failure, however many calls waited on it; refusals are no outcomes at all.
 //! Leaves probing to `channel`. Pure: time is an argument. Cannot fail.
 
 use std::time::Duration;

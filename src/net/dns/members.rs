@@ -2,7 +2,7 @@
 //!
 //! Owns [`Members`], fed with positive answers and the instants at which their lookups *started*.
 //! Promises: an address is gone only when two answers at least [`CONFIRM`] apart lack it, and one answer more for each address that
-//! left of late; a name that hands out its addresses in turns (H23) hardly loses any; at most [`MOST`] of each are remembered. Leaves failed lookups to [`policy`](super::policy), which does not
+//! left of late; a name that hands out its addresses in turns hardly loses any; at most [`MOST`] of each are remembered. Leaves failed lookups to [`policy`](super::policy), which does not
 //! tell of them: so nothing is ever lost by one. Pure: time is an argument. Cannot fail.
 
 use std::{net::IpAddr, time::Duration};
@@ -89,7 +89,7 @@ impl Members {
         }
     }
 
-    /// The addresses to dial, best first. An address outside the last positive answer may be somebody else's by now (H25): it is
+    /// The addresses to dial, best first. An address outside the last positive answer may be somebody else's by now: it is
     /// among them only while the name rotates or while DNS cannot be asked (`sure` is false), and never once gone.
     pub(super) fn addresses(&self, sure: bool) -> Vec<IpAddr> {
         let mut addresses = self.current.clone();

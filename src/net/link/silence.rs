@@ -3,7 +3,7 @@
 //! Owns the silence clock of one link; fed by [`driver`](super::driver), which reports owed replies and progress. Promises: silence is
 //! counted from the oldest unanswered job or the last progress, whichever is later, never while nothing is owed; each level is
 //! judged twice, [`LOOK`] apart; a look that comes late moves the clock by its lateness, because our own starvation is not the
-//! peer's guilt (`hazards` H7). Leaves what follows from a level to `channel::supervisor`.
+//! peer's guilt. Leaves what follows from a level to `channel::supervisor`.
 //! Pure: time is an argument. Cannot fail. The tests at the bottom read as the specification.
 
 use std::time::Duration;
