@@ -94,6 +94,7 @@ pub(super) const FLAP_OPEN_LEGAL: RangeInclusive<Duration> =
 #[cfg(test)]
 pub(crate) fn table() -> Vec<(&'static str, String, String)> {
     use super::raw::{show_bytes, show_duration as time};
+    use crate::dns::{DnsPolicy, Families};
     fn span<T: Copy>(legal: &RangeInclusive<T>, show: impl Fn(T) -> String) -> String {
         format!("{} … {}", show(*legal.start()), show(*legal.end()))
     }
@@ -127,11 +128,16 @@ pub(crate) fn table() -> Vec<(&'static str, String, String)> {
         ("breaker.ramp_doubling", time(RAMP_DOUBLING), times(RAMP_DOUBLING_LEGAL)),
         ("breaker.flap_open", pair(flap), times(FLAP_OPEN_LEGAL)),
     ];
-    let names = crate::dns::DnsPolicy::table().map(|(setting, default, legal)| {
-        let legal = legal.map_or("both, IPv4 or IPv6".to_owned(), times);
-        (setting, default.map_or("both".to_owned(), time), legal)
-    });
-    own.into_iter().chain(names).collect()
+    let dns =
+        DnsPolicy::table().map(|(setting, default, legal)| (setting, time(default), times(legal)));
+    let policy = DnsPolicy::default();
+    assert_eq!(policy.clone().families(Families::Both), policy);
+    let families = (
+        "dns.families",
+        "both".to_owned(),
+        "both, IPv4 or IPv6".to_owned(),
+    );
+    own.into_iter().chain(dns).chain([families]).collect()
 }
 
 #[cfg(test)]

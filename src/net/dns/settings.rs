@@ -151,26 +151,20 @@ impl DnsPolicy {
         faults
     }
 
-    /// Its part of the README's table of defaults: (setting, default, legal); no time where it is a matter of families.
+    /// Its part of the README's table of defaults: setting, default, legal range.
     #[cfg(test)]
-    pub(crate) fn table() -> [(
-        &'static str,
-        Option<Duration>,
-        Option<RangeInclusive<Duration>>,
-    ); 6] {
+    pub(crate) fn table() -> [(&'static str, Duration, RangeInclusive<Duration>); 5] {
         let policy = Self::default();
-        let row = |setting, default, legal| (setting, Some(default), Some(legal));
         [
-            row("dns.min_refresh", policy.min_refresh, REFRESH_LEGAL),
-            row("dns.max_refresh", policy.max_refresh, REFRESH_LEGAL),
-            row("dns.urgent_every", policy.urgent_every, LOOKUP_LEGAL),
-            row("dns.lookup_timeout", policy.lookup_timeout, LOOKUP_LEGAL),
-            row(
+            ("dns.min_refresh", policy.min_refresh, REFRESH_LEGAL),
+            ("dns.max_refresh", policy.max_refresh, REFRESH_LEGAL),
+            ("dns.urgent_every", policy.urgent_every, LOOKUP_LEGAL),
+            ("dns.lookup_timeout", policy.lookup_timeout, LOOKUP_LEGAL),
+            (
                 "dns.rotation_memory",
                 policy.rotation_memory,
                 ROTATION_LEGAL,
             ),
-            ("dns.families", None, None),
         ]
     }
 }
