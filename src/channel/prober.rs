@@ -1,6 +1,6 @@
 //! Verifies endpoints with connections of its own, so that no user call has to.
 //!
-//! Owns the attempts that are under way, when the next one starts, and which are given up. Promises: gaps grow from 100 to 300 ms
+//! Owns the attempts that are under way, when the next one starts, and which are given up. Promises: gaps grow from 100 to 270 ms
 //! (± 50 %) and no further, for ever, because a SYN that a black hole swallowed must be followed by a fresh one (the kernel's own
 //! back-off would decide our recovery); at most one connection per address waits in a frozen server's accept queue;
 //! wrong credentials are tried at most once a second. Leaves the verdict to [`verdict`](super::verdict). Fails never.
@@ -162,7 +162,9 @@ impl<C: Dial> Prober<C> {
             Err(error) => {
                 let now = Instant::now();
                 if matches!(error.kind(), ErrorKind::Auth) {
-                    self.next = self.next.map(|next| next.max(now + self.auth_gap));
+                    // Spread, so that a fleet with a wrong password does not knock in step.
+                    let gap = self.auth_gap + self.auth_gap * fastrand::u32(0..=25) / 100;
+                    self.next = self.next.map(|next| next.max(now + gap));
                 } else if !self.round.is_empty() {
                     self.next = Some(now);
                 }

@@ -85,7 +85,7 @@ impl BreakerPolicy {
         self
     }
 
-    /// Gap between probes of an endpoint that is away: `first`, doubled up to `cap`, each spread by ± 50 %. Default 100 ms and 300 ms;
+    /// Gap between probes of an endpoint that is away: `first`, doubled up to `cap`, each spread by ± 50 %. Default 100 ms and 270 ms;
     /// legal from 10 ms to 60 s, `first` ≤ `cap`.
     ///
     /// Recovery is noticed no sooner than the next probe: the cap is a part of every outage.
