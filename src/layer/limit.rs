@@ -96,6 +96,9 @@ impl Budget {
         let bytes = bytes as u64;
         // Counted like the others, a command as large as the budget would have to wait until it is alone, and then refuse all others.
         let has_seat = bytes > self.max_bytes / 2 && !self.has_large.swap(true, Ordering::Relaxed);
+        if bytes > self.max_bytes && !has_seat {
+            return Err(&self.too_large);
+        }
         let permit = Permit {
             budget: self.clone(),
             share: if has_seat {

@@ -340,10 +340,12 @@ impl<C: Dial> Supervisor<C> {
             .pace
             .set_stall_after(self.patience.stall_after(now));
         let aim = aim(sight, moved);
-        self.topology.need(if aim == Aim::Nowhere {
-            Need::Calm
-        } else {
+        // A link that is merely suspect is no reason to ask a name server.
+        let is_down = matches!(sight, Sight::Unresponsive | Sight::Gone);
+        self.topology.need(if is_down || moved {
             Need::Urgent
+        } else {
+            Need::Calm
         });
         if aim == Aim::Nowhere {
             if !self.prober.is_resting() {
