@@ -95,7 +95,8 @@ impl BreakerPolicy {
         self
     }
 
-    /// Gap between tries while the server refuses our credentials. Default 1 s; legal from 1 s to 5 min.
+    /// Shortest gap between tries while the server refuses our credentials; each is spread by up to + 25 %. Default 1 s; legal from 1 s to
+    /// 5 min.
     #[must_use]
     pub fn auth_retry(mut self, gap: Duration) -> Self {
         self.auth_retry = gap;
