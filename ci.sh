@@ -2,7 +2,7 @@
 # Everything that must hold, in one command.
 #
 #   ./ci.sh         all tiers with small counts: format, lints, docs, tests (20 minutes at most on two cores)
-#   ./ci.sh full    every figure as promised, on every server, and the benches; writes docs/proof.md
+#   ./ci.sh full    every figure as promised, and the benches; writes docs/proof.md
 #
 # Fetches the servers it needs (Python wheels, only unzipped) and, as root, installs nftables for the packet drops.
 # A missing tier is one loud line, and a failure where CI is set. Ends with one line: N passed, N failed.
