@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use super::{
     Shared,
-    connect::{Dial, Wire},
     gate::{Gate, Place, Serving},
 };
 use crate::{
@@ -24,10 +23,13 @@ use crate::{
     deadline::Deadline,
     error::Executed,
     layer::timeout::Expire,
-    net::link::{
-        LinkId,
-        job::{End, Job, Outcome, Sent, Ticket},
-        mailbox::Rejected,
+    net::{
+        link::{
+            LinkId,
+            job::{End, Job, Outcome, Sent, Ticket},
+            mailbox::Rejected,
+        },
+        reach::connect::{Dial, Wire},
     },
     request::{Shape, Values, commands::Effect},
 };

@@ -11,13 +11,15 @@ use std::time::Duration;
 use redis::{Value, cmd};
 use tokio::time::timeout;
 
-use super::connect::Wire;
 use crate::{
     Request,
-    net::link::{
-        LinkId,
-        handshake::{ClientHandle, Identity},
-        job::{Job, Origin, Outcome, Ticket},
+    net::{
+        link::{
+            LinkId,
+            handshake::{ClientHandle, Identity},
+            job::{Job, Origin, Outcome, Ticket},
+        },
+        reach::connect::Wire,
     },
     request::Values,
 };

@@ -8,10 +8,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
-use super::{
-    connect::{Attempt, Stage, Wire},
-    verdict::Sight,
-};
+use super::verdict::Sight;
 use crate::{
     Config,
     config::{Protocol, Server},
@@ -20,6 +17,7 @@ use crate::{
         address::Address,
         dns::default_resolver,
         link::{LinkState, Pace, handshake::Introduction},
+        reach::connect::{Attempt, Stage, Wire},
     },
     telemetry::{
         labels,

@@ -3,16 +3,13 @@
 //! Owns [`Channel`], a `Service` over the links to one endpoint, and the [`Hub`] that its calls share with their supervisor.
 //! Promises: a call never waits for a name, a dial or a probe while a link is in service or the circuit is open; the supervisor ends
 //! with the last handle. Leaves admission and the deadline's timer to `layer`, sockets to `net`.
-//! Rooms: [`gate`] is what a call finds, [`call`] its way, [`supervisor`] the keeper, [`verdict`] its judgement, [`prober`] its eyes.
+//! Rooms: [`gate`] is what a call finds, [`call`] its way, [`supervisor`] the keeper, [`verdict`] its judgement; its eyes are [`prober`](crate::net::reach::prober).
 
 pub(crate) mod call;
-pub(crate) mod connect;
 mod fence;
 mod gate;
 mod keep;
 mod patience;
-mod prober;
-mod scout;
 mod supervisor;
 mod verdict;
 
@@ -28,19 +25,17 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tower::Service;
 
-use self::{
-    call::Call,
-    connect::{Dial, Wire},
-    gate::Cell,
-    supervisor::Supervisor,
-};
+use self::{call::Call, gate::Cell, supervisor::Supervisor};
 use crate::{
     Config, Error, ErrorKind, Phase, Request,
     deadline::Deadline,
     dns::Resolve,
     health::HealthCell,
     layer::breaker::machine::Machine,
-    net::link::{Pace, job::Sent},
+    net::{
+        link::{Pace, job::Sent},
+        reach::connect::{Dial, Wire},
+    },
     request::commands::Effect,
     task::{Owned, spawn_owned},
     telemetry::{

@@ -27,7 +27,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-pub use crate::channel::connect::{Connect, LinkConnector};
+pub use crate::net::reach::connect::{Connect, LinkConnector};
 
 /// The stack around the links that a connector makes, top to bottom.
 #[rustfmt::skip]

@@ -11,14 +11,18 @@ use tokio::time::Instant;
 use super::{GRACE, HOLD, Supervisor};
 use crate::{
     channel::{
-        connect::{Dial, Wire},
         fence::{Fallen, Fence, fallen, fence},
         gate::{Gate, Serving},
         keep::{Candidate, Held, Retired},
-        prober::Haste,
         verdict::{Adopt, Aim, Probe, Sight, adopt},
     },
-    net::link::{LinkId, LinkState, mailbox::Retire},
+    net::{
+        link::{LinkId, LinkState, mailbox::Retire},
+        reach::{
+            connect::{Dial, Wire},
+            prober::Haste,
+        },
+    },
     telemetry::{
         labels::{self, FenceOutcome, ProbeOutcome, Transition},
         span,

@@ -3,7 +3,7 @@
 //! Owns the endpoint's life, in one task: what happens to it here, what becomes of connections in [`adopt`], what callers and people
 //! are told in [`standing`]. Promises: a dead link costs a dial, a dead endpoint costs calls microseconds, a busy server
 //! costs nothing; a link takes calls only after it was verified and the old path fenced off where that is possible; what it retires
-//! is drained or told at once. Leaves judging to [`verdict`](super::verdict), dialling to [`prober`](super::prober), names to `topology`.
+//! is drained or told at once. Leaves judging to [`verdict`](super::verdict), dialling to [`prober`](crate::net::reach::prober), names to `topology`.
 //! Fails never: it goes on for as long as a handle lives. Where to look next: [`keep`](super::keep).
 
 mod adopt;
@@ -19,12 +19,10 @@ use tokio::{
 
 use super::{
     Hub,
-    connect::{Dial, Wire},
     fence::Fallen,
     gate::{Gate, Serving},
     keep::{Candidate, Held, Retired, interleave, template, topology},
     patience::{Patience, Ration},
-    prober::{Haste, Prober, Sighting},
     verdict::{Aim, Probe, Sight, aim, refuse},
 };
 use crate::{
@@ -35,6 +33,10 @@ use crate::{
         address::Address,
         dns::Lookups,
         link::{LinkState, mailbox::Retire},
+        reach::{
+            connect::{Dial, Wire},
+            prober::{Haste, Prober, Sighting},
+        },
     },
     telemetry::{
         labels::{self, LinkEnd, Lookup, ProbeOutcome, Transition},

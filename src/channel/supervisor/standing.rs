@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::Supervisor;
 use crate::{
     Error, ErrorKind, Phase,
-    channel::{connect::Dial, gate::Gate, verdict::Sight},
+    channel::{gate::Gate, verdict::Sight},
     error::Executed,
     health::{Health, HealthState},
+    net::reach::connect::Dial,
     telemetry::span,
 };
 

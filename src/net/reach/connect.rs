@@ -1,7 +1,7 @@
-//! How a channel gets its connections: the one seam between the supervisor and the ways to reach a server.
+//! How connections are made: the one seam between those who keep a connection and the ways to reach a server.
 //!
 //! Owns [`Connect`], its working half [`Dial`], and [`Wire`], which a connection must offer to be supervised, and [`LinkConnector`], the default.
-//! Promises: a connection that comes out of here has answered a normal command. Leaves *when* and *where* to the supervisor.
+//! Promises: a connection that comes out of here has answered a normal command. Leaves *when* and *where* to the [`prober`](super::prober) and its keeper.
 //! Fails by kind and phase: `connect`, `tls`, `handshake`.
 
 use std::{

@@ -3,7 +3,7 @@
 //! Owns the attempts that are under way, when the next one starts, and which are given up. Promises: gaps grow from 100 to 270 ms
 //! (± 50 %) and no further, for ever, because a SYN that a black hole swallowed must be followed by a fresh one (the kernel's own
 //! back-off would decide our recovery); at most one connection per address waits in a frozen server's accept queue;
-//! wrong credentials are tried at most once a second. Leaves the verdict to [`verdict`](super::verdict). Fails never.
+//! wrong credentials are tried at most once a second. Leaves the verdict to its keeper. Fails never.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
