@@ -86,6 +86,12 @@ for package in json.load(sys.stdin)["packages"]:
   done
 }
 
+# A test of cancellation that a broken link passes would prove nothing.
+mutants() {
+  limited 600 scripts/mutants.sh 2>&1 | tee -a "$log"
+  return "${PIPESTATUS[0]}"
+}
+
 proof() {
   mkdir -p docs
   {
@@ -118,7 +124,10 @@ else
   echo "!! cargo-deny is not installed: deny.toml was not checked"
 fi
 # Pure tests side by side; those against the clock one at a time.
-tests "unit tests" limited 900 cargo test --workspace --lib --bins --locked
+operations=1000000
+if [ "$mode" = full ]; then operations=10000000; fi
+tests "unit tests" limited 900 env HOLDFAST_OPERATIONS=$operations cargo test --workspace --lib --bins --locked -- --show-output
+check "mutants are caught" mutants
 tests "doc tests" limited 900 cargo test --workspace --doc --locked
 limit=2700
 if [ "$mode" = full ]; then limit=14400; fi

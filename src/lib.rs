@@ -73,6 +73,8 @@
 //! None yet. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
 
 mod backoff;
+#[cfg(test)]
+mod cancellation;
 mod channel;
 mod client;
 mod config;

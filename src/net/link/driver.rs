@@ -218,7 +218,10 @@ impl<S: Socket> Driver<S> {
             let Some(frame) = frame else { break };
             *frames += 1;
             let reply = match frame {
+                #[cfg(not(holdfast_mutant = "push_is_reply"))]
                 Frame::Push(_) => continue,
+                #[cfg(holdfast_mutant = "push_is_reply")]
+                Frame::Push(value) => Ok(value),
                 Frame::Reply(value) => Ok(value),
                 Frame::TooLarge { bytes } => Err(Error::new(
                     ErrorKind::Protocol,
@@ -302,6 +305,14 @@ impl<S: Socket> Driver<S> {
             Poll::Ready(Ok(())) => false,
             Poll::Ready(Err(error)) => return Err(Exit::Lost(error)),
         };
+        #[cfg(holdfast_mutant = "half_written")]
+        if blocked
+            && self
+                .owed
+                .forget_half_written(self.outbox.written(), &self.pace)
+        {
+            self.outbox.withdraw(self.outbox.written());
+        }
         // A kernel that takes bytes proves nothing; one that takes bytes again after it was full shows that the peer reads.
         if self.write_blocked && self.outbox.written() > before {
             self.progress(now);

@@ -77,6 +77,9 @@ impl Owed {
 
     /// Gives `value` to the oldest request that is owed one.
     pub(crate) fn answer(&mut self, value: Result<Value, Error>) -> Result<(), Unsolicited> {
+        #[cfg(holdfast_mutant = "no_tombstone")]
+        self.entries
+            .retain(|entry| entry.job.as_ref().is_none_or(|job| job.is_awaited()));
         let entry = self.entries.front_mut().ok_or(Unsolicited)?;
         match value {
             Err(error) => {
@@ -134,6 +137,25 @@ impl Owed {
             }
         }
         from
+    }
+
+    /// What must never be: a request that nobody waits for is dropped when only its beginning was written.
+    #[cfg(holdfast_mutant = "half_written")]
+    pub(crate) fn forget_half_written(&mut self, written: u64, pace: &super::Pace) -> bool {
+        let begun = |entry: &Entry| entry.start < written;
+        let Some(last) = self.entries.iter().rposition(begun) else {
+            return false;
+        };
+        let is_whole = self
+            .entries
+            .get(last + 1)
+            .is_some_and(|next| next.start == written);
+        let given_up = |entry: &Entry| entry.job.as_ref().is_some_and(|job| !job.is_awaited());
+        if is_whole || !self.entries.get(last).is_some_and(given_up) {
+            return false;
+        }
+        self.release_unsent(written, &pace.lost("half written"));
+        self.entries.pop_back().is_some()
     }
 
     /// Tells every waiting request without effect that it may be sent elsewhere; its place stays, as a tombstone.
