@@ -21,9 +21,9 @@ use tokio::{
 use super::{Arc, Duration, sleep};
 use crate::{
     Error,
-    channel::connect::{Attempt, Dial},
     layer::Connect,
     net::link::{Link, handshake::handshake},
+    net::reach::connect::{Attempt, Dial},
     task::{Owned, spawn_owned},
 };
 

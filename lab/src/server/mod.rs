@@ -16,6 +16,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
 use rustix::process::Signal;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::builder::Builder;
@@ -167,17 +168,31 @@ impl Server {
         let silent =
             |error: std::io::Error| LabError::new("the server did not answer").because(error);
         let talk = async {
-            let mut stream = dial(self.addr, PATIENCE).await?;
-            self.own.fetch_add(1, Ordering::Relaxed);
-            if let Some(password) = &self.password {
-                ask(&mut stream, &["AUTH", password]).await?;
-            }
+            let mut stream = self.connection().await?;
             ask(&mut stream, words).await
         };
         match timeout(PATIENCE, talk).await {
             Ok(reply) => reply.map_err(silent),
             Err(_) => Err(LabError::new("the server did not answer within 5 s")),
         }
+    }
+
+    /// A raw connection past every proxy, with the password said.
+    ///
+    /// # Errors
+    /// When it cannot be made within five seconds.
+    pub async fn dial(&self) -> Result<TcpStream, LabError> {
+        let cannot = |error: std::io::Error| LabError::new("no raw connection").because(error);
+        self.connection().await.map_err(cannot)
+    }
+
+    async fn connection(&self) -> std::io::Result<TcpStream> {
+        let mut stream = dial(self.addr, PATIENCE).await?;
+        self.own.fetch_add(1, Ordering::Relaxed);
+        if let Some(password) = &self.password {
+            ask(&mut stream, &["AUTH", password]).await?;
+        }
+        Ok(stream)
     }
 
     /// Connections completed by the kernel that the process has not accepted: what a frozen server piles up.
