@@ -7,7 +7,7 @@
 mod fake;
 mod session;
 mod store;
-mod wire;
+pub(crate) mod wire;
 mod world;
 
 use std::net::SocketAddr;

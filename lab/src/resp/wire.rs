@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 
 /// A reply, before it is written in the dialect of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Ok,
     Simple(String),
     Error(String),
@@ -15,23 +15,24 @@ pub(super) enum Reply {
     Bulk(Vec<u8>),
     Text(String),
     Nil,
-    /// No array: EXEC after a failed WATCH.
+    /// No array: Sentinel's answer for an unknown name.
+    NilArray,
     Array(Vec<Reply>),
     /// Pairs; a flat array in RESP2.
     Map(Vec<(Reply, Reply)>),
 }
 
 impl Reply {
-    pub(super) fn bulk(text: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn bulk(text: impl Into<Vec<u8>>) -> Self {
         Reply::Bulk(text.into())
     }
 
-    pub(super) fn error(text: impl Into<String>) -> Self {
+    pub(crate) fn error(text: impl Into<String>) -> Self {
         Reply::Error(text.into())
     }
 
     /// Appends this reply in RESP2 or RESP3.
-    pub(super) fn write(&self, out: &mut Vec<u8>, resp3: bool) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, resp3: bool) {
         match self {
             Reply::Ok => out.extend(b"+OK\r\n"),
             Reply::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
@@ -42,6 +43,8 @@ impl Reply {
             Reply::Text(text) => bulk(out, '$', b"", text.as_bytes()),
             Reply::Nil if resp3 => out.extend(b"_\r\n"),
             Reply::Nil => out.extend(b"$-1\r\n"),
+            Reply::NilArray if resp3 => out.extend(b"_\r\n"),
+            Reply::NilArray => out.extend(b"*-1\r\n"),
             Reply::Array(items) => {
                 out.extend(format!("*{}\r\n", items.len()).bytes());
                 items.iter().for_each(|item| item.write(out, resp3));
@@ -70,7 +73,7 @@ fn bulk(out: &mut Vec<u8>, mark: char, prefix: &[u8], bytes: &[u8]) {
 }
 
 /// Takes one whole command off the front of `input`, if there is one.
-pub(super) fn take_command(input: &mut BytesMut) -> Result<Option<Vec<Vec<u8>>>, String> {
+pub(crate) fn take_command(input: &mut BytesMut) -> Result<Option<Vec<Vec<u8>>>, String> {
     let Some((line, mut at)) = line(input, 0) else {
         return if input.len() > LINE_MOST {
             Err("too big inline request".to_owned())

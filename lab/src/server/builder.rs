@@ -21,6 +21,8 @@ pub struct Builder {
     port: Option<u16>,
     args: Vec<String>,
     password: Option<String>,
+    replica_of: Option<(String, u16)>,
+    sentinel: Option<String>,
 }
 
 impl Builder {
@@ -64,6 +66,21 @@ impl Builder {
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(password.into());
+        self
+    }
+
+    /// A replica of the server at this host or address.
+    #[must_use]
+    pub fn replica_of(mut self, host: impl ToString, port: u16) -> Self {
+        self.replica_of = Some((host.to_string(), port));
+        self
+    }
+
+    /// A Sentinel with these lines of configuration beside where it listens. It keeps its state in the file, as
+    /// Sentinels do: [`Server::restart`] finds it, [`Server::rewrite`] replaces it.
+    #[must_use]
+    pub fn sentinel(mut self, lines: impl Into<String>) -> Self {
+        self.sentinel = Some(lines.into());
         self
     }
 
@@ -119,6 +136,21 @@ impl Builder {
         let process = Process::in_new_folder(&addr.to_string().replace([':', '.'], "-"))?;
         let folder = process.folder().to_string_lossy().into_owned();
         let (ip, port) = (ip.to_string(), addr.port().to_string());
+        if let Some(lines) = &self.sentinel {
+            let head = format!(
+                "bind {ip}\nport {port}\ndir {folder}\nprotected-mode no\nloglevel verbose\n"
+            );
+            let file = process.write(CONF, &format!("{head}{lines}"))?;
+            return Ok(Server {
+                process,
+                binary: binary.clone(),
+                addr,
+                args: vec![file, "--sentinel".to_owned()],
+                password: self.password.clone(),
+                own: AtomicU64::new(0),
+                head,
+            });
+        }
         let mut words = vec!["--bind", &ip, "--port", &port, "--dir", &folder];
         words.extend(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
         if binary.major() >= 7 {
@@ -128,6 +160,9 @@ impl Builder {
             words.extend(["--requirepass", password]);
         }
         let mut args: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        if let Some((host, port)) = &self.replica_of {
+            args.extend(["--replicaof".to_owned(), host.clone(), port.to_string()]);
+        }
         args.extend(self.args.iter().cloned());
         Ok(Server {
             process,
@@ -136,9 +171,13 @@ impl Builder {
             args,
             password: self.password.clone(),
             own: AtomicU64::new(0),
+            head: String::new(),
         })
     }
 }
+
+/// Where a Sentinel keeps its configuration and its state.
+pub(super) const CONF: &str = "sentinel.conf";
 
 /// Whether a missing server is a failure.
 fn must_have() -> bool {

@@ -35,6 +35,8 @@ pub struct Server {
     password: Option<String>,
     /// Connections the lab itself opened; not counted as the client's.
     own: AtomicU64,
+    /// The first lines of a Sentinel's configuration: where it listens.
+    head: String,
 }
 
 /// A server as it comes, or `None` after a loud line where none can be had.
@@ -109,10 +111,51 @@ impl Server {
     /// # Errors
     /// When it does not answer within ten seconds.
     pub async fn restart(&self) -> Result<(), LabError> {
+        self.launch()?;
+        self.until_ready().await
+    }
+
+    /// A Sentinel's configuration and state as they lie on its disk.
+    ///
+    /// # Errors
+    /// When this is no Sentinel.
+    pub fn conf(&self) -> Result<String, LabError> {
+        self.process.read(builder::CONF)
+    }
+
+    /// Replaces what [`conf`](Self::conf) gives, below where it listens: an earlier state, or none. In force at the next
+    /// [`restart`](Self::restart); a running Sentinel would write over it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn rewrite(&self, lines: &str) -> Result<(), LabError> {
+        let kept = lines.lines().filter(|line| {
+            let first = line.split_whitespace().next();
+            !["bind", "port", "dir", "protected-mode", "loglevel"]
+                .contains(&first.unwrap_or_default())
+        });
+        let text = kept.fold(self.head.clone(), |text, line| text + line + "\n");
+        self.process.write(builder::CONF, &text).map(drop)
+    }
+
+    /// Starts it again, and does not wait for it.
+    ///
+    /// # Errors
+    /// When there is no process to be had.
+    pub fn launch(&self) -> Result<(), LabError> {
         self.kill();
         self.own.store(0, Ordering::Relaxed);
-        self.process.start(&self.binary.path, &self.args)?;
-        self.until_ready().await
+        self.process.start(&self.binary.path, &self.args)
+    }
+
+    /// Whether its process is there and has not ended by itself.
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
+    /// The end of what it printed.
+    pub fn last_words(&self) -> String {
+        self.process.last_words()
     }
 
     /// Asks for one PING on a connection of its own.

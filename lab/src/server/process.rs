@@ -39,6 +39,21 @@ impl Process {
         &self.folder
     }
 
+    /// Writes a file in the folder, and gives its path.
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<String, LabError> {
+        let file = self.folder.join(name);
+        fs::write(&file, text).map_err(|error| {
+            LabError::new("cannot write the server's configuration").because(error)
+        })?;
+        Ok(file.to_string_lossy().into_owned())
+    }
+
+    /// Reads a file in the folder.
+    pub(super) fn read(&self, name: &str) -> Result<String, LabError> {
+        fs::read_to_string(self.folder.join(name))
+            .map_err(|error| LabError::new("this server has no such file").because(error))
+    }
+
     /// Starts `program` in the folder; its output goes to the file `log` there.
     pub(super) fn start(&self, program: &Path, args: &[String]) -> Result<(), LabError> {
         let cannot = |error: io::Error| LabError::new("cannot start the server").because(error);
