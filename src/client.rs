@@ -12,7 +12,8 @@ use tower::Service;
 
 use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
-    HealthWatch, Phase, Request,
+    HealthWatch, Phase, Request, SentinelPolicy, Sentinels,
+    channel::Sources,
     config::defaults,
     deadline::Deadline,
     dns::{DnsPolicy, Resolve},
@@ -54,32 +55,33 @@ pub struct Client {
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder {
     config: ConfigBuilder,
-    resolver: Option<Arc<dyn Resolve>>,
+    sources: Sources,
 }
 
 impl Client {
-    /// Starts a client for the server at `url`, for example `redis://user:pass@host:6379/0?protocol=resp3`.
+    /// Starts a client for the server at `url`, for example `redis://user:pass@host:6379/0?protocol=resp3`, or for the primary that
+    /// Sentinels watch, `redis+sentinel://user:pass@s-0:26379,s-1:26379,s-2:26379/orders/0`.
     ///
     /// # Errors
     /// The faults of the URL, all at once.
     pub fn builder(url: &str) -> Result<Builder, ConfigError> {
         Ok(Builder {
             config: Config::builder(url).with_sound_url()?,
-            resolver: None,
+            sources: Sources::default(),
         })
     }
 
     /// A client with a finished configuration, for example from [`Config::from_env`].
     #[must_use]
     pub fn from_config(config: Config) -> Self {
-        Self::assemble(config, None)
+        Self::assemble(config, Sources::default())
     }
 
-    fn assemble(config: Config, resolver: Option<Arc<dyn Resolve>>) -> Self {
+    fn assemble(config: Config, sources: Sources) -> Self {
         let health = Arc::new(HealthCell::starting(&config));
         let db = config.db();
         let service = ResilienceLayer::new(config)
-            .shared_resolver(resolver)
+            .sources(sources)
             .health(health.clone())
             .build(LinkConnector::new());
         Self {
@@ -215,9 +217,20 @@ impl Builder {
         self.with(|config| config.dns(policy))
     }
 
+    /// See [`ConfigBuilder::sentinel`].
+    pub fn sentinel(self, policy: SentinelPolicy) -> Self {
+        self.with(|config| config.sentinel(policy))
+    }
+
     /// Looks names up with `resolver` instead of the system's name servers.
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
-        self.resolver = Some(Arc::new(resolver));
+        self.sources.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Shares the connections to the Sentinels with other clients that are built with the same handle.
+    pub fn sentinels(mut self, sentinels: &Sentinels) -> Self {
+        self.sources.sentinels = Some(sentinels.clone());
         self
     }
 
@@ -232,7 +245,7 @@ impl Builder {
     /// # Errors
     /// Every fault at once.
     pub fn build(self) -> Result<Client, ConfigError> {
-        Ok(Client::assemble(self.config.build()?, self.resolver))
+        Ok(Client::assemble(self.config.build()?, self.sources))
     }
 }
 

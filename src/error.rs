@@ -67,6 +67,8 @@ impl ErrorKind {
 pub enum Phase {
     /// Inside this client: admission, or waiting for a connection.
     Queue,
+    /// Asking the Sentinels who the primary is.
+    Discovery,
     /// Looking up the host name.
     Dns,
     /// Opening the TCP connection.
@@ -87,6 +89,7 @@ impl Phase {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queue => "queue",
+            Self::Discovery => "discovery",
             Self::Dns => "dns",
             Self::Connect => "connect",
             Self::Tls => "tls",

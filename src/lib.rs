@@ -98,8 +98,9 @@ pub mod dns {
 }
 
 pub use client::{Builder, Client, ClientService};
-pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError};
+pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError, SentinelPolicy};
 pub use error::{Error, ErrorKind, Phase};
 pub use health::{Health, HealthState, HealthWatch};
 pub use redis;
 pub use request::{Extensions, Reply, Request};
+pub use topology::sentinel::Sentinels;

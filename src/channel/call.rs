@@ -142,7 +142,10 @@ impl<C: Dial> Call<C> {
         );
         let same_server = old.is_some() && old == new;
         match self.ticket.job().effect() {
-            Effect::None => same_server,
+            Effect::None => {
+                let new = &serving.wire.origin().greeting;
+                same_server || new.succeeds(&end.from.greeting)
+            }
             Effect::Overwrite => same_server && serving.fenced.contains(&end.from.id),
             Effect::Once => false,
         }

@@ -10,20 +10,29 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use super::verdict::Sight;
 use crate::{
-    Config,
+    Config, Error, ErrorKind, Phase,
     config::{Protocol, Server},
     dns::Resolve,
     net::{
         address::Address,
         dns::default_resolver,
-        link::{LinkState, Pace, handshake::Introduction},
+        link::{
+            LinkState, Pace,
+            handshake::{Introduction, Peer},
+            mailbox::Retire,
+        },
         reach::connect::{Attempt, Stage, Wire},
     },
     telemetry::{
         labels,
         metrics::{LinkCount, Metrics},
     },
-    topology::{Topology, fixed::Fixed, named::Named},
+    topology::{
+        Topology,
+        fixed::Fixed,
+        named::Named,
+        sentinel::{Sentinel, Sentinels},
+    },
 };
 
 /// An attempt that was accepted but never answered ends after this long, whatever the prober does.
@@ -99,7 +108,7 @@ pub(super) struct Candidate<W> {
 
 /// A link that takes no new calls and waits for what it owes.
 pub(super) struct Retired<W> {
-    _wire: W,
+    wire: W,
     states: watch::Receiver<LinkState>,
     state: labels::LinkState,
     _count: LinkCount,
@@ -115,7 +124,7 @@ impl<W: Wire> Retired<W> {
         } = held;
         count.becomes(state);
         Self {
-            _wire: wire,
+            wire,
             states,
             state,
             _count: count,
@@ -132,6 +141,13 @@ impl<W: Wire> Retired<W> {
             labels::LinkState::Benched => labels::LinkEnd::Benched,
             _ => labels::LinkEnd::Drained,
         }
+    }
+
+    /// Ends it now: its server is no longer one to write to.
+    pub(super) fn abort(&self) {
+        let detail = "another server is the primary now";
+        let error = Error::new(ErrorKind::ConnectionLost, Phase::Reply, detail);
+        self.wire.retire(Retire::Abort(error));
     }
 
     /// Waits for its end.
@@ -177,6 +193,10 @@ pub(super) fn template(config: &Config, pace: &Arc<Pace>, runtime: &Handle) -> A
             .map(|password| password.expose().to_owned()),
         db: config.db(),
         name: None,
+        peer: match config.server() {
+            Server::Sentinel(_) => Peer::Primary,
+            Server::Tcp { .. } | Server::Unix(_) => Peer::Server,
+        },
     };
     Attempt {
         address: Address::Unix(std::path::Path::new("").into()),
@@ -204,11 +224,15 @@ fn besides_the_kernel(connect_timeout: Duration) -> Duration {
 pub(super) fn topology(
     config: &Config,
     resolver: Option<Arc<dyn Resolve>>,
+    sentinels: Option<&Sentinels>,
     runtime: &Handle,
 ) -> Arc<dyn Topology> {
     let endpoint = config.endpoint().clone();
     match config.server() {
         Server::Unix(path) => Arc::new(Fixed::new(Address::Unix(path.as_path().into()))),
+        Server::Sentinel(group) => {
+            Arc::new(Sentinel::start(config, group, sentinels, resolver, runtime))
+        }
         Server::Tcp { host, port } => {
             let resolver = resolver.unwrap_or_else(|| default_resolver(config.dns()));
             Arc::new(Named::start(

@@ -28,6 +28,7 @@ use tower::Service;
 use self::{call::Call, gate::Cell, supervisor::Supervisor};
 use crate::{
     Config, Error, ErrorKind, Phase, Request,
+    config::Server,
     deadline::Deadline,
     dns::Resolve,
     health::HealthCell,
@@ -43,6 +44,7 @@ use crate::{
         metrics::Metrics,
         span,
     },
+    topology::sentinel::Sentinels,
 };
 
 /// What the calls of an endpoint share with its supervisor.
@@ -80,12 +82,7 @@ impl<W: Wire> Hub<W> {
             in_ramp: AtomicUsize::new(0),
             cap,
             client: config.name().clone(),
-            pace: Arc::new(Pace::new(
-                endpoint.clone(),
-                cap.saturating_mul(2),
-                config.stall_after(),
-                config.detect_within(),
-            )),
+            pace: Arc::new(pace(config, cap)),
             alarm: Notify::new(),
             tripped: AtomicBool::new(false),
             kept: AtomicBool::new(false),
@@ -177,6 +174,19 @@ impl<W: Wire> Hub<W> {
     }
 }
 
+fn pace(config: &Config, cap: usize) -> Pace {
+    let pace = Pace::new(
+        config.endpoint().clone(),
+        cap.saturating_mul(2),
+        config.stall_after(),
+        config.detect_within(),
+    );
+    match config.server() {
+        Server::Sentinel(_) => pace.primary_only(),
+        Server::Tcp { .. } | Server::Unix(_) => pace,
+    }
+}
+
 /// A `Service` over the links to one endpoint. Always ready; cheap to clone.
 pub(crate) struct Channel<C: Dial> {
     shared: Arc<Shared<C>>,
@@ -193,14 +203,21 @@ pub(crate) struct Shared<C: Dial> {
 struct Recipe<C> {
     config: Arc<Config>,
     connector: C,
-    resolver: Option<Arc<dyn Resolve>>,
+    sources: Sources,
+}
+
+/// Where addresses come from, beside the configuration.
+#[derive(Clone, Default)]
+pub(crate) struct Sources {
+    pub(crate) resolver: Option<Arc<dyn Resolve>>,
+    pub(crate) sentinels: Option<Sentinels>,
 }
 
 impl<C: Dial> Channel<C> {
     pub(crate) fn new(
         config: Arc<Config>,
         connector: C,
-        resolver: Option<Arc<dyn Resolve>>,
+        sources: Sources,
         metrics: Metrics,
         health: Arc<HealthCell>,
     ) -> Self {
@@ -208,7 +225,7 @@ impl<C: Dial> Channel<C> {
         let recipe = Recipe {
             config,
             connector,
-            resolver,
+            sources,
         };
         let channel = Self {
             shared: Arc::new(Shared {
@@ -242,9 +259,9 @@ impl<C: Dial> Channel<C> {
         let Recipe {
             config,
             connector,
-            resolver,
+            sources,
         } = self.shared.recipe.clone();
-        let keeper = Supervisor::new(hub.clone(), &config, connector, resolver, &runtime);
+        let keeper = Supervisor::new(hub.clone(), &config, connector, &sources, &runtime);
         *supervisor = Some(spawn_owned(&runtime, keeper.run()));
     }
 

@@ -7,7 +7,7 @@
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use super::{
-    BreakerPolicy, Config, ConfigError, defaults,
+    BreakerPolicy, Config, ConfigError, SentinelPolicy, defaults,
     raw::{Settings, shorten, show_bytes, show_duration},
     url::Parsed,
 };
@@ -21,6 +21,7 @@ pub struct ConfigBuilder {
     pub(super) given: Settings,
     pub(super) breaker: BreakerPolicy,
     pub(super) dns: DnsPolicy,
+    pub(super) sentinel: SentinelPolicy,
 }
 
 /// Setters. Nothing is checked here: [`build`](Self::build) reports every fault at once. A setter wins over the URL's parameter of the same name.
@@ -31,6 +32,7 @@ impl ConfigBuilder {
             given: Settings::default(),
             breaker: BreakerPolicy::default(),
             dns: DnsPolicy::default(),
+            sentinel: SentinelPolicy::default(),
         }
     }
 
@@ -94,9 +96,15 @@ impl ConfigBuilder {
         self
     }
 
-    /// How the host name is followed. Default [`DnsPolicy::default`]. Of no effect for an IP address or a socket.
+    /// How host names are followed. Default [`DnsPolicy::default`]. Of no effect for an IP address or a socket.
     pub fn dns(mut self, policy: DnsPolicy) -> Self {
         self.dns = policy;
+        self
+    }
+
+    /// How Sentinels are asked and believed. Default [`SentinelPolicy::default`]. Of no effect for a URL that names a server itself.
+    pub fn sentinel(mut self, policy: SentinelPolicy) -> Self {
+        self.sentinel = policy;
         self
     }
 
@@ -122,6 +130,7 @@ impl ConfigBuilder {
             given,
             breaker,
             dns,
+            sentinel,
         } = self;
         let settings = given.or(url.settings);
         let mut faults = url.faults;
@@ -129,9 +138,10 @@ impl ConfigBuilder {
         faults.extend(contradictions(&settings));
         faults.extend(breaker.faults());
         faults.extend(dns.faults());
+        faults.extend(sentinel.faults());
         match url.target {
             Some(target) if faults.is_empty() => {
-                Ok(Config::checked(target, settings, breaker, dns))
+                Ok(Config::checked(target, settings, breaker, dns, sentinel))
             }
             _ => Err(ConfigError::new(faults)),
         }

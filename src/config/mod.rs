@@ -7,9 +7,11 @@
 mod builder;
 pub(crate) mod defaults;
 mod error;
+mod group;
 mod percent;
 mod policies;
 mod raw;
+mod sentinel;
 pub(crate) mod target;
 mod url;
 
@@ -18,7 +20,8 @@ use std::{env, ffi::OsString, sync::Arc, time::Duration};
 pub use builder::ConfigBuilder;
 pub use error::ConfigError;
 pub use policies::BreakerPolicy;
-pub(crate) use target::{Login, Protocol, Server};
+pub use sentinel::SentinelPolicy;
+pub(crate) use target::{Group, Login, Protocol, Server};
 
 use raw::{Environment, Settings};
 use target::Target;
@@ -48,12 +51,15 @@ pub struct Config {
     settings: Settings,
     breaker: BreakerPolicy,
     dns: DnsPolicy,
+    sentinel: SentinelPolicy,
 }
 
 impl Config {
     /// Starts a configuration for the server at `url`. Nothing is checked before [`build`](ConfigBuilder::build).
     ///
-    /// `redis://[user:password@]host[:port][/db]` or `unix:///path`, each with parameters: `protocol` (`resp2`, the default, or `resp3`);
+    /// `redis://[user:password@]host[:port][/db]`, `unix:///path`, or a primary found through Sentinels,
+    /// `redis+sentinel://[user:password@]s1[:26379],s2,…/NAME[/db]` (with `sentinel_user` and `sentinel_password` where the Sentinels want
+    /// credentials of their own), each with parameters: `protocol` (`resp2`, the default, or `resp3`);
     /// the settings that carry a setter's name (`call_timeout=250ms`, `max_in_flight=256`, …); for a socket also `db`, `user`, `pass`.
     /// Characters with a meaning of their own are percent-encoded. An unknown parameter is a fault.
     pub fn builder(url: &str) -> ConfigBuilder {
@@ -112,10 +118,17 @@ impl Config {
             given: self.settings,
             breaker: self.breaker,
             dns: self.dns,
+            sentinel: self.sentinel,
         }
     }
 
-    fn checked(target: Target, settings: Settings, breaker: BreakerPolicy, dns: DnsPolicy) -> Self {
+    fn checked(
+        target: Target,
+        settings: Settings,
+        breaker: BreakerPolicy,
+        dns: DnsPolicy,
+        sentinel: SentinelPolicy,
+    ) -> Self {
         Self {
             endpoint: target.server.endpoint(),
             name: settings.name.as_deref().unwrap_or(defaults::NAME).into(),
@@ -123,6 +136,7 @@ impl Config {
             settings,
             breaker,
             dns,
+            sentinel,
         }
     }
 }
@@ -194,6 +208,10 @@ impl Config {
 
     pub(crate) fn dns(&self) -> &DnsPolicy {
         &self.dns
+    }
+
+    pub(crate) fn sentinel(&self) -> &SentinelPolicy {
+        &self.sentinel
     }
 }
 

@@ -19,28 +19,41 @@ pub(crate) struct Target {
 pub(crate) enum Server {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
+    Sentinel(Group),
+}
+
+/// A primary that Sentinels watch. Hosts as in [`Server::Tcp`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Group {
+    /// Where Sentinels listen, as configured.
+    pub(crate) seeds: Vec<(String, u16)>,
+    /// What they call the primary.
+    pub(crate) name: String,
+    /// Who we are to them.
+    pub(crate) login: Login,
 }
 
 impl Server {
-    /// `host:port` (or the socket's path), for errors and logs.
+    /// `host:port`, the socket's path, or `sentinel:` and the primary's name, for errors and logs.
     pub(crate) fn endpoint(&self) -> Arc<str> {
         match self {
             Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}").into(),
             Self::Tcp { host, port } => format!("{host}:{port}").into(),
             Self::Unix(path) => path.display().to_string().into(),
+            Self::Sentinel(group) => format!("sentinel:{}", group.name).into(),
         }
     }
 }
 
 /// Who we are. A user name never comes without a password.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Login {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
 }
 
 /// A password. It has no `Display`, and its `Debug` shows nothing.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Secret(Arc<str>);
 
 impl Secret {

@@ -11,13 +11,13 @@ use url::{Host, Url};
 use super::{
     builder::check,
     defaults,
+    group::PLACEHOLDER,
     percent::{Plus, decode},
     raw::{KNOBS, Settings, shorten},
     target::{Login, Protocol, Secret, Server, Target},
 };
 
-const LEGAL: &str =
-    "redis://[user:password@]host[:port][/db][?protocol=resp3] or unix:///path[?db=0]";
+const LEGAL: &str = "redis://[user:password@]host[:port][/db][?protocol=resp3], unix:///path[?db=0] or redis+sentinel://s1,s2,s3/NAME";
 
 /// What a URL says, and what is wrong with it. There is a target whenever there is no fault.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,7 @@ impl Parsed {
         match open(text.trim()) {
             Ok((url, Family::Tcp)) => parsed.tcp(&url),
             Ok((url, Family::Unix)) => parsed.unix(&url),
+            Ok((url, Family::Sentinel(hosts))) => parsed.group(&url, &hosts),
             Err(fault) => parsed.fault(fault),
         }
         if !parsed.faults.is_empty() {
@@ -41,12 +42,12 @@ impl Parsed {
         parsed
     }
 
-    fn fault(&mut self, fault: impl fmt::Display) {
+    pub(super) fn fault(&mut self, fault: impl fmt::Display) {
         self.faults.push(format!("url: {fault}"));
     }
 
     /// The value, or the fault noted and nothing.
-    fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|fault| self.fault(fault)).ok()
     }
 
@@ -110,7 +111,7 @@ impl Parsed {
     }
 
     /// Reads the query: the protocol, the knobs, and what `own` says it has taken.
-    fn parameters(
+    pub(super) fn parameters(
         &mut self,
         url: &Url,
         mut own: impl FnMut(&mut Self, &str, &str) -> Result<bool, String>,
@@ -118,7 +119,7 @@ impl Parsed {
         let mut protocol = Protocol::default();
         let mut password_seen = false;
         for (name, value) in self.pairs(url) {
-            password_seen |= name == "pass";
+            password_seen |= name == "pass" || name == "sentinel_password";
             match (name.as_str(), value.as_str()) {
                 ("protocol", "resp2" | "2") => protocol = Protocol::Resp2,
                 ("protocol", "resp3" | "3") => protocol = Protocol::Resp3,
@@ -159,7 +160,7 @@ impl Parsed {
             match name.zip(value) {
                 Some((name, _)) if pairs.iter().any(|(seen, _)| *seen == name) => {
                     // One of ours is named; anything else may be a piece of a password.
-                    let ours = KNOBS.into_iter().chain(["protocol", "db", "user", "pass"]);
+                    let ours = KNOBS.into_iter().chain(OWN);
                     let shown = ours.into_iter().find(|ours| *ours == name);
                     let shown = shown.unwrap_or("of an unknown name");
                     self.fault(format_args!("parameter `{shown}` given twice"));
@@ -171,7 +172,7 @@ impl Parsed {
         pairs
     }
 
-    fn db(&mut self, text: &str) -> i64 {
+    pub(super) fn db(&mut self, text: &str) -> i64 {
         if text.is_empty() {
             return 0;
         }
@@ -189,7 +190,7 @@ impl Parsed {
     }
 
     /// `None` stands for what could not be decoded, and is told already; empty text for what was not given.
-    fn login(&mut self, username: Option<String>, password: Option<String>) -> Login {
+    pub(super) fn login(&mut self, username: Option<String>, password: Option<String>) -> Login {
         let (Some(username), Some(password)) = (username, password) else {
             return Login::default();
         };
@@ -204,9 +205,21 @@ impl Parsed {
     }
 }
 
+/// Parameters beside the knobs.
+const OWN: [&str; 6] = [
+    "protocol",
+    "db",
+    "user",
+    "pass",
+    "sentinel_user",
+    "sentinel_password",
+];
+
 enum Family {
     Tcp,
     Unix,
+    /// With the hosts that stood in the URL.
+    Sentinel(String),
 }
 
 /// Splits off the scheme, refuses what the URL parser would bend into shape, and parses. Until the last line nothing tells a host from
@@ -218,9 +231,9 @@ fn open(text: &str) -> Result<(Url, Family), String> {
     let family = match scheme.to_ascii_lowercase().as_str() {
         "redis" | "valkey" => Family::Tcp,
         "unix" | "redis+unix" | "valkey+unix" => Family::Unix,
-        "rediss" | "valkeys" => return Err("TLS is not supported yet by this version".into()),
-        "redis+sentinel" | "rediss+sentinel" | "redis-sentinel" | "valkey+sentinel" => {
-            return Err("Sentinel is not supported yet by this version".into());
+        "redis+sentinel" | "redis-sentinel" | "valkey+sentinel" => Family::Sentinel(String::new()),
+        "rediss" | "valkeys" | "rediss+sentinel" | "valkeys+sentinel" => {
+            return Err("TLS is not supported yet by this version".into());
         }
         other => return Err(format!("scheme `{}` given; legal: {LEGAL}", shorten(other))),
     };
@@ -230,15 +243,18 @@ fn open(text: &str) -> Result<(Url, Family), String> {
     if rest.contains('#') {
         return Err("`#` inside; legal: percent-encoded, `%23`".into());
     }
-    if matches!(family, Family::Tcp) {
+    if !matches!(family, Family::Unix) {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         if tail.contains('@') {
             return Err("`@` after the host; in user name and password write `/` as `%2F`, `?` as `%3F`, elsewhere `@` as `%40`".into());
         }
         let hosts = authority.rsplit('@').next().unwrap_or_default();
+        if matches!(family, Family::Sentinel(_)) {
+            return open_group(authority, hosts, tail);
+        }
         if hosts.contains(',') {
-            return Err("several hosts given; legal: one".into());
+            return Err("several hosts given; legal: one, or redis+sentinel://".into());
         }
         if hosts.is_empty() || hosts.starts_with(':') {
             return Err(format!("no host given; legal: {LEGAL}"));
@@ -249,7 +265,18 @@ fn open(text: &str) -> Result<(Url, Family), String> {
         .map_err(|error| format!("malformed ({error}); legal: {LEGAL}"))
 }
 
-fn host(url: &Url) -> Result<String, String> {
+/// A URL of several hosts, as one of a single host and the text of the hosts.
+fn open_group(authority: &str, hosts: &str, tail: &str) -> Result<(Url, Family), String> {
+    if hosts.is_empty() {
+        return Err("no Sentinel given; legal: redis+sentinel://s1:26379,s2:26379/NAME".into());
+    }
+    let login = authority.strip_suffix(hosts).unwrap_or_default();
+    Url::parse(&format!("redis://{login}{PLACEHOLDER}{tail}"))
+        .map(|url| (url, Family::Sentinel(hosts.to_owned())))
+        .map_err(|error| format!("malformed ({error}); legal: {LEGAL}"))
+}
+
+pub(super) fn host(url: &Url) -> Result<String, String> {
     let (host, wildcard) = match url.host() {
         Some(Host::Domain(name)) => (name.to_owned(), name == "0.0.0.0"),
         Some(Host::Ipv4(ip)) => (ip.to_string(), ip.is_unspecified()),
@@ -381,10 +408,6 @@ mod tests {
             ("http://h", "scheme `http`"),
             ("rediss://h", "TLS is not supported yet by this version"),
             ("valkeys://h", "TLS is not supported"),
-            (
-                "redis+sentinel://a:1,b:2/orders/0",
-                "Sentinel is not supported yet",
-            ),
             ("redis://", "no host"),
             ("redis:///0", "no host"),
             ("redis://:6379", "no host"),

@@ -23,8 +23,12 @@ use tower::{Layer, Service};
 
 use self::{limit::Limit, telemetry::Telemetry, timeout::Timeout};
 use crate::{
-    Config, Error, Reply, Request, channel::Channel, dns::Resolve, health::HealthCell,
+    Config, Error, Reply, Request,
+    channel::{Channel, Sources},
+    dns::Resolve,
+    health::HealthCell,
     telemetry::metrics::Metrics,
+    topology::sentinel::Sentinels,
 };
 
 pub use crate::net::reach::connect::{Connect, LinkConnector};
@@ -57,7 +61,7 @@ type Stack<C> =
 #[derive(Clone)]
 pub struct ResilienceLayer {
     config: Arc<Config>,
-    resolver: Option<Arc<dyn Resolve>>,
+    sources: Sources,
     health: Option<Arc<HealthCell>>,
 }
 
@@ -67,19 +71,27 @@ impl ResilienceLayer {
     pub fn new(config: Config) -> Self {
         Self {
             config: Arc::new(config),
-            resolver: None,
+            sources: Sources::default(),
             health: None,
         }
     }
 
     /// Looks names up with `resolver` instead of the system's name servers.
     #[must_use]
-    pub fn resolver(self, resolver: impl Resolve) -> Self {
-        self.shared_resolver(Some(Arc::new(resolver)))
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.sources.resolver = Some(Arc::new(resolver));
+        self
     }
 
-    pub(crate) fn shared_resolver(mut self, resolver: Option<Arc<dyn Resolve>>) -> Self {
-        self.resolver = resolver;
+    /// Shares the connections to the Sentinels with others that have the same handle.
+    #[must_use]
+    pub fn sentinels(mut self, sentinels: &Sentinels) -> Self {
+        self.sources.sentinels = Some(sentinels.clone());
+        self
+    }
+
+    pub(crate) fn sources(mut self, sources: Sources) -> Self {
+        self.sources = sources;
         self
     }
 
@@ -98,7 +110,7 @@ impl ResilienceLayer {
         let channel = Channel::new(
             config.clone(),
             connector,
-            self.resolver.clone(),
+            self.sources.clone(),
             metrics,
             health,
         );

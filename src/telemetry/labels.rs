@@ -277,6 +277,46 @@ impl Label for Lookup {
     }
 }
 
+/// What a question to a Sentinel came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// It named a primary.
+    Answered,
+    /// It knows none of this name.
+    Unknown,
+    /// No answer in time, or no connection.
+    Silent,
+    /// It does not take our credentials, or is no Sentinel.
+    Refused,
+}
+
+impl Label for Answers {
+    const KEY: &'static str = names::RESULT;
+    const TEXT: &'static [&'static str] = &["answered", "unknown", "silent", "refused"];
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why another primary was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PrimaryChange {
+    /// The Sentinels agreed on it.
+    Vote,
+    /// It was promoted, and four witnesses agreed before the Sentinels did.
+    Promotion,
+}
+
+impl Label for PrimaryChange {
+    const KEY: &'static str = names::REASON;
+    const TEXT: &'static [&'static str] = &["vote", "promotion"];
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// For counters without a label of their own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plain;
@@ -332,6 +372,8 @@ mod tests {
         last(FenceOutcome::Failed);
         last(ReplayKind::Overwrite);
         last(Lookup::Transient);
+        last(Answers::Refused);
+        last(PrimaryChange::Promotion);
         for (index, at) in Transition::ALL.into_iter().enumerate() {
             assert_eq!(at.index(), index);
         }

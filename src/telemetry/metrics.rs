@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use super::{
     labels::{
-        FenceOutcome, Label, LinkEnd, LinkState, Lookup, Outcome, Plain, ProbeOutcome, ReplayKind,
-        Transition,
+        Answers, FenceOutcome, Label, LinkEnd, LinkState, Lookup, Outcome, Plain, PrimaryChange,
+        ProbeOutcome, ReplayKind, Transition,
     },
     names,
     series::{Gauge, Levels, METADATA, Totals, describe_all, key, keys},
@@ -55,6 +55,11 @@ struct Counts {
     fences: Totals<FenceOutcome>,
     replays: Totals<ReplayKind>,
     lookups: Totals<Lookup>,
+    answers: Totals<Answers>,
+    primaries: Totals<PrimaryChange>,
+    sentinels: Levels<Plain>,
+    /// The client follows Sentinels: who does not has no such series.
+    has_sentinels: AtomicBool,
     in_flight: Levels<Plain>,
     held: Mutex<Vec<Weak<dyn Gauge>>>,
     links: Levels<LinkState>,
@@ -163,6 +168,23 @@ impl Metrics {
         self.0.lookups.add(result, lookups);
     }
 
+    /// So many more questions to Sentinels ended.
+    pub(crate) fn asked(&self, result: Answers, questions: u64) {
+        self.0.answers.add(result, questions);
+    }
+
+    /// Another primary was followed, so many times more.
+    pub(crate) fn primary_changed(&self, reason: PrimaryChange, changes: u64) {
+        self.0.primaries.add(reason, changes);
+    }
+
+    /// So many Sentinels answer now.
+    pub(crate) fn sentinels(&self, reachable: usize) {
+        let reachable = i64::try_from(reachable).unwrap_or(i64::MAX);
+        self.0.sentinels.set(Plain, reachable);
+        self.0.has_sentinels.store(true, Relaxed);
+    }
+
     /// The last positive answer came at `at`.
     pub(crate) fn dns_answered(&self, at: Option<Instant>) {
         *self.0.answered() = at;
@@ -231,6 +253,10 @@ impl Counts {
             fences: Totals::new(names::FENCES, name),
             replays: Totals::new(names::REPLAYS, name),
             lookups: Totals::new(names::DNS_LOOKUPS, name),
+            answers: Totals::new(names::SENTINEL_ANSWERS, name),
+            primaries: Totals::new(names::PRIMARY_CHANGES, name),
+            sentinels: Levels::new(names::SENTINEL_REACHABLE, name),
+            has_sentinels: AtomicBool::new(false),
             in_flight: Levels::new(names::IN_FLIGHT, name),
             held: Mutex::default(),
             links: Levels::new(names::LINKS, name),
@@ -276,6 +302,11 @@ impl Counts {
         self.fences.publish(recorder);
         self.replays.publish(recorder);
         self.lookups.publish(recorder);
+        if self.has_sentinels.load(Relaxed) {
+            self.answers.publish(recorder);
+            self.primaries.publish(recorder);
+            self.sentinels.publish(recorder);
+        }
         self.sum_in_flight();
         self.in_flight.publish(recorder);
         self.links.publish(recorder);
@@ -460,6 +491,7 @@ mod tests {
     fn every_family_is_published_described_and_bounded() {
         let (metrics, recorder) = (metrics("all"), DebuggingRecorder::new());
         metrics.dns_answered(Some(Instant::now()));
+        metrics.sentinels(3);
         with_local_recorder(&recorder, || metrics.refresh(Instant::now()));
         let all = recorder.snapshotter().snapshot().into_vec();
         assert!(all.len() <= 100, "{} series", all.len());

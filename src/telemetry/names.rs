@@ -49,6 +49,12 @@ pub const DNS_LOOKUPS: &str = "redis.holdfast.dns.lookups";
 pub const DNS_ANSWER_AGE: &str = "redis.holdfast.dns.answer_age";
 /// Addresses in use for the name.
 pub const DNS_ADDRESSES: &str = "redis.holdfast.dns.addresses";
+/// Questions to Sentinels ended.
+pub const SENTINEL_ANSWERS: &str = "redis.holdfast.sentinel.answers";
+/// Sentinels that answer now.
+pub const SENTINEL_REACHABLE: &str = "redis.holdfast.sentinel.reachable";
+/// Times another primary was followed.
+pub const PRIMARY_CHANGES: &str = "redis.holdfast.sentinel.primary_changes";
 /// How late the runtime woke the housekeeping task.
 pub const SCHEDULER_LAG: &str = "redis.holdfast.scheduler.lag";
 
@@ -135,6 +141,24 @@ pub const ALL: &[(&str, &str, &str, &str)] = &[
         "Addresses in use for the name",
     ),
     (
+        SENTINEL_ANSWERS,
+        "counter",
+        "count",
+        "Questions to Sentinels ended, by result: answered, unknown, silent, refused",
+    ),
+    (
+        SENTINEL_REACHABLE,
+        "gauge",
+        "count",
+        "Sentinels that answer now",
+    ),
+    (
+        PRIMARY_CHANGES,
+        "counter",
+        "count",
+        "Times another primary was followed, by reason: vote, promotion",
+    ),
+    (
         SCHEDULER_LAG,
         "gauge",
         "seconds",
@@ -155,7 +179,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
-        assert!(ALL.len() <= 16);
+        assert!(ALL.len() <= 20);
     }
 
     #[test]

@@ -20,7 +20,12 @@ impl Fixed {
             addresses: [address].into(),
             ..Node::unknown()
         };
-        let map = Arc::new(Map { primary, epoch: 1 });
+        let map = Arc::new(Map {
+            primary,
+            epoch: 1,
+            term: 0,
+            doubted: false,
+        });
         Self {
             map: watch::Sender::new(map),
         }

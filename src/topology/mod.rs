@@ -5,6 +5,7 @@
 
 pub(crate) mod fixed;
 pub(crate) mod named;
+pub(crate) mod sentinel;
 
 use std::sync::Arc;
 
@@ -22,6 +23,11 @@ pub(crate) struct Map {
     pub(crate) primary: Node,
     /// Grows with each change of the map.
     pub(crate) epoch: u64,
+    /// Grows with each change of the *server* that is meant: from then on no byte goes to the one before. Always 0 where only
+    /// addresses are known.
+    pub(crate) term: u64,
+    /// Somebody holds the primary down: a link to it should look for itself.
+    pub(crate) doubted: bool,
 }
 
 /// One server, and the addresses it may be dialled at.
@@ -56,12 +62,53 @@ pub(crate) enum Need {
     Urgent,
 }
 
+/// What a supervisor knows, by its own link, of the primary of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Witness {
+    /// The term of that map.
+    pub(crate) term: u64,
+    pub(crate) link: LinkWord,
+    /// The replication id of its data, where it was told.
+    pub(crate) lineage: Option<Arc<str>>,
+}
+
+/// How a supervisor's link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkWord {
+    /// It serves, silent for a moment at most.
+    Works,
+    /// It is dead or silent, or there is none.
+    Down,
+    /// Its server says that it is no primary.
+    Demoted,
+}
+
+/// How Sentinels have fared, since they are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) answered: u64,
+    pub(crate) unknown: u64,
+    pub(crate) silent: u64,
+    pub(crate) refused: u64,
+    /// Another primary was followed: by vote, or before that because four witnesses agreed.
+    pub(crate) voted: u64,
+    pub(crate) promoted: u64,
+    /// Those that answer now.
+    pub(crate) reachable: usize,
+}
+
 /// A source of maps.
 pub(crate) trait Topology: Send + Sync + 'static {
     /// The current map, and word of each change.
     fn map(&self) -> watch::Receiver<Arc<Map>>;
     /// Says how badly a fresh map is needed. Cheap; may be repeated.
     fn need(&self, need: Need);
+    /// Says how the link to the primary is. Cheap; may be repeated.
+    fn witness(&self, _: Witness) {}
+    /// How the Sentinels behind it have fared, where there are some.
+    fn tally(&self) -> Option<Tally> {
+        None
+    }
     /// How the lookups behind it have fared; nothing where there are none.
     fn lookups(&self) -> Lookups {
         Lookups::default()

@@ -36,12 +36,19 @@ impl Named {
         let (sender, map) = watch::channel(Arc::new(Map {
             primary: unknown,
             epoch: 0,
+            term: 0,
+            doubted: false,
         }));
         let tell = move |found| {
             let primary = node(&endpoint, port, found);
             sender.send_modify(|map| {
                 let epoch = map.epoch + 1;
-                *map = Arc::new(Map { primary, epoch });
+                *map = Arc::new(Map {
+                    primary,
+                    epoch,
+                    term: 0,
+                    doubted: false,
+                });
             });
         };
         Self {
@@ -68,7 +75,8 @@ impl Topology for Named {
     }
 }
 
-fn node(endpoint: &Arc<str>, port: u16, found: Found) -> Node {
+/// What DNS tells of a server, as a map has it.
+pub(super) fn node(endpoint: &Arc<str>, port: u16, found: Found) -> Node {
     let at_port = |ip| Address::Tcp(SocketAddr::new(ip, port));
     let trouble = |words| Error::new(ErrorKind::Dns, Phase::Dns, words).at(endpoint);
     Node {

@@ -93,6 +93,8 @@ impl<C: Dial> Supervisor<C> {
         self.candidate = None;
         self.held = Some(Held::new(wire, Instant::now(), &self.hub.metrics));
         self.served_once = true;
+        self.demoted = false;
+        self.nudged = false;
         self.is_down = false;
         self.trouble = None;
         self.probe = Probe::Early;

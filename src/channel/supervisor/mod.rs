@@ -7,6 +7,7 @@
 //! Fails never: it goes on for as long as a handle lives. Where to look next: [`keep`](super::keep).
 
 mod adopt;
+mod primary;
 mod standing;
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
@@ -18,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Hub,
+    Hub, Sources,
     fence::Fallen,
     gate::{Gate, Serving},
     keep::{Candidate, Held, Retired, interleave, template, topology},
@@ -27,7 +28,6 @@ use super::{
 };
 use crate::{
     Config, Error, ErrorKind, Phase,
-    dns::Resolve,
     layer::breaker::machine::Trip,
     net::{
         address::Address,
@@ -42,7 +42,7 @@ use crate::{
         labels::{self, LinkEnd, Lookup, ProbeOutcome, Transition},
         span,
     },
-    topology::{Map, Need, Topology},
+    topology::{Map, Need, Tally, Topology},
 };
 
 /// A probe's answer and the silent link's own may cross: the link gets this long to speak after all.
@@ -80,6 +80,14 @@ pub(crate) struct Supervisor<C: Dial> {
     is_down: bool,
     gone_since: Instant,
     lookups: Lookups,
+    tally: Tally,
+    /// The server that is meant; see [`Map::term`].
+    term: u64,
+    /// Its last link said that it is no primary.
+    demoted: bool,
+    /// The link was asked for a sign of life because the Sentinels doubt its server.
+    nudged: bool,
+    clocks: (Duration, Duration),
     next_tick: Instant,
 }
 
@@ -88,12 +96,16 @@ impl<C: Dial> Supervisor<C> {
         hub: Arc<Hub<C::Wire>>,
         config: &Config,
         connector: C,
-        resolver: Option<Arc<dyn Resolve>>,
+        sources: &Sources,
         runtime: &Handle,
     ) -> Self {
         let now = Instant::now();
         hub.gate.set(Gate::Waiting);
-        let topology = topology(config, resolver, runtime);
+        let Sources {
+            resolver,
+            sentinels,
+        } = sources.clone();
+        let topology = topology(config, resolver, sentinels.as_ref(), runtime);
         let mut maps = topology.map();
         maps.mark_changed();
         Self {
@@ -121,6 +133,11 @@ impl<C: Dial> Supervisor<C> {
             is_down: false,
             gone_since: now,
             lookups: Lookups::default(),
+            tally: Tally::default(),
+            term: 0,
+            demoted: false,
+            nudged: false,
+            clocks: (config.stall_after(), config.detect_within()),
             next_tick: now + HOUSEKEEPING,
         }
     }
@@ -134,6 +151,7 @@ impl<C: Dial> Supervisor<C> {
                 sighting = self.prober.next() => self.on_sighting(sighting, Instant::now()).await,
                 () = next_map(&mut self.maps) => {}
                 () = self.hub.alarm.notified() => self.on_alarm(Instant::now()),
+                () = self.hub.pace.disowning.notified() => self.on_disowned(Instant::now()),
                 () = sleep_until(wake) => self.on_tick(Instant::now()).await,
             }
             self.review(Instant::now());
@@ -229,14 +247,21 @@ impl<C: Dial> Supervisor<C> {
                 // Whoever answers is alive, whatever the answer.
                 let alive = matches!(
                     error.kind(),
-                    ErrorKind::Refused | ErrorKind::Auth | ErrorKind::Protocol
+                    ErrorKind::Refused
+                        | ErrorKind::Auth
+                        | ErrorKind::Protocol
+                        | ErrorKind::RoleMismatch
                 );
                 self.hub.metrics.probed(if alive {
                     ProbeOutcome::Refused
                 } else {
                     ProbeOutcome::Failed
                 });
-                if alive {
+                if error.kind() == ErrorKind::RoleMismatch {
+                    // The failover is still under way, or we are: the calls wait, as for a link that is being made.
+                    self.probe = Probe::Silent;
+                    self.demoted = true;
+                } else if alive {
                     self.probe = Probe::Refused;
                 } else if round_over {
                     self.probe = if is_hard(&error) {
@@ -247,6 +272,8 @@ impl<C: Dial> Supervisor<C> {
                 }
                 self.trouble = Some(error);
             }
+            // An attempt that was made before another server was meant.
+            Sighting::Served(wire) if self.is_foreign(wire.address()) => {}
             Sighting::Served(wire) => {
                 self.hub.metrics.dialled(None);
                 self.said_dial_failed = false;
@@ -304,6 +331,7 @@ impl<C: Dial> Supervisor<C> {
             }
             self.hub.settle(now);
             self.count_lookups(now);
+            self.count_answers();
             self.hub.metrics.refresh(now);
         }
     }
@@ -336,6 +364,7 @@ impl<C: Dial> Supervisor<C> {
 
     /// Brings prober, circuit, topology and health in line with what is known.
     fn review(&mut self, now: Instant) {
+        self.mind_primary(now);
         self.resume(now);
         let (sight, moved) = (self.sight(), self.is_moved());
         self.hub
@@ -378,6 +407,7 @@ impl<C: Dial> Supervisor<C> {
             // The reason may have changed: a refused dial became a failing name.
             self.say_down();
         }
+        self.testify(sight);
         self.tell_health(sight);
     }
 
@@ -510,6 +540,7 @@ impl<C: Dial> Supervisor<C> {
         }
         self.sweep();
         self.count_lookups(Instant::now());
+        self.count_answers();
         // Callers take their answers when they are polled: the last figures are worth a moment of waiting for that, and no more.
         let patience = Instant::now() + HANDOVER;
         while self.hub.metrics.sum_in_flight() > 0 && Instant::now() < patience {

@@ -43,8 +43,10 @@ impl<C: Dial> Supervisor<C> {
             reason.kind(),
             ErrorKind::Auth
                 | ErrorKind::Dns
+                | ErrorKind::NoPrimary
                 | ErrorKind::Protocol
                 | ErrorKind::Refused
+                | ErrorKind::RoleMismatch
                 | ErrorKind::Tls
         );
         if own || !self.served_once {

@@ -127,6 +127,17 @@ impl Machine {
         self.window.clear();
     }
 
+    /// Another server is meant from now on: what the last one did is not held against it. An open circuit stays open until the new one
+    /// was verified.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        self.window.clear();
+        self.in_a_row = 0;
+        self.flaps = 0;
+        if let State::Open { rest_until } = &mut self.state {
+            *rest_until = now;
+        }
+    }
+
     /// When an open circuit may close at the earliest.
     pub(crate) fn rest_until(&self) -> Option<Instant> {
         match self.state {

@@ -46,6 +46,9 @@ const READ_CHUNK: usize = 64 * 1024;
 const READS_PER_TURN: usize = 16;
 const FRAMES_PER_TURN: usize = 4096;
 const ROUNDS_PER_TURN: usize = 16;
+/// A link so young was asked for its role a moment ago: an error inside a reply may be a script's own, and no script may make us swap
+/// links all day.
+const SETTLING: Duration = Duration::from_secs(1);
 const PING: Bytes = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
 
 /// What a driver starts from: a socket whose handshake is done.
@@ -73,6 +76,7 @@ pub(crate) struct Driver<S: Socket> {
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
     last_heard: Instant,
+    born: Instant,
     write_blocked: bool,
     gathering: bool,
     retiring: bool,
@@ -109,7 +113,7 @@ impl<S: Socket> Driver<S> {
         state: watch::Sender<LinkState>,
     ) -> Self {
         let now = Instant::now();
-        let mut owed = Owed::new(origin.clone());
+        let mut owed = Owed::new(origin.clone(), pace.primary_only);
         let mut silence = Silence::new();
         if start.owed > 0 {
             owed.push_internal(0, start.owed);
@@ -132,6 +136,7 @@ impl<S: Socket> Driver<S> {
             timer: Box::pin(sleep_until(timer_at)),
             timer_at,
             last_heard: now,
+            born: now,
             write_blocked: false,
             gathering: false,
             retiring: false,
@@ -219,7 +224,10 @@ impl<S: Socket> Driver<S> {
             *frames += 1;
             let reply = match frame {
                 #[cfg(not(holdfast_mutant = "push_is_reply"))]
-                Frame::Push(_) => continue,
+                Frame::Push(push) => {
+                    self.pace.pushed(push);
+                    continue;
+                }
                 #[cfg(holdfast_mutant = "push_is_reply")]
                 Frame::Push(value) => Ok(value),
                 Frame::Reply(value) => Ok(value),
@@ -237,7 +245,20 @@ impl<S: Socket> Driver<S> {
                 )));
             }
         }
+        if self.decoder.take_disowned() && self.pace.primary_only {
+            self.disown()?;
+        }
         Ok(())
+    }
+
+    /// The server is a replica: not one more call is begun here, what was written gets its answer.
+    fn disown(&mut self) -> Result<(), Exit> {
+        let refused = self.owed.take_refused();
+        if self.retiring || (!refused && self.born.elapsed() < SETTLING) {
+            return Ok(());
+        }
+        self.pace.disown(self.origin.id);
+        self.obey(Retire::Drain)
     }
 
     fn progress(&mut self, now: Instant) {

@@ -9,7 +9,7 @@
 use std::{future::poll_fn, time::Duration};
 
 use bytes::BytesMut;
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, PushKind, Value, cmd};
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, sleep},
@@ -38,6 +38,18 @@ pub(crate) struct Introduction {
     pub(crate) password: Option<String>,
     pub(crate) db: i64,
     pub(crate) name: Option<String>,
+    pub(crate) peer: Peer,
+}
+
+/// Whom we expect to meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A Redis server, whatever its role.
+    Server,
+    /// One that says it is a primary.
+    Primary,
+    /// A Sentinel, to whose events we listen where it speaks RESP3 and permits it.
+    Sentinel,
 }
 
 /// What the server said of itself and of this connection.
@@ -47,8 +59,18 @@ pub(crate) struct Greeting {
     pub(crate) identity: Option<Identity>,
     /// How it knows this connection, where it may be asked.
     pub(crate) client: Option<ClientHandle>,
+    /// The replication id that its data had before it became a primary.
+    pub(crate) parent: Option<String>,
     /// How long it took to answer.
     pub(crate) round_trip: Duration,
+}
+
+impl Greeting {
+    /// Whether its server has taken over from the one of `old`, with the same data.
+    pub(crate) fn succeeds(&self, old: &Self) -> bool {
+        let old = old.identity.as_ref().map(|old| &old.replication_id);
+        old.is_some() && self.parent.as_ref() == old
+    }
 }
 
 /// Tells one server from another, and one life of a server from the next.
@@ -77,6 +99,9 @@ enum Step {
     ClientInfo,
     InfoServer,
     InfoReplication,
+    Role,
+    /// Confirmed by a push, refused by a reply.
+    Subscribe,
     LastWord,
 }
 
@@ -116,9 +141,20 @@ impl Introduction {
         if self.db != 0 {
             steps.push((Step::Select, cmd("SELECT").arg(self.db).take()));
         }
-        steps.push((Step::ClientInfo, cmd("CLIENT").arg("INFO").take()));
+        if self.peer != Peer::Sentinel {
+            steps.push((Step::ClientInfo, cmd("CLIENT").arg("INFO").take()));
+        }
         steps.push((Step::InfoServer, cmd("INFO").arg("server").take()));
-        steps.push((Step::InfoReplication, cmd("INFO").arg("replication").take()));
+        if self.peer != Peer::Sentinel {
+            steps.push((Step::InfoReplication, cmd("INFO").arg("replication").take()));
+        }
+        if self.peer == Peer::Primary {
+            // Late, so that it is fresh.
+            steps.push((Step::Role, cmd("ROLE")));
+        }
+        if self.peer == Peer::Sentinel && self.resp3 {
+            steps.push((Step::Subscribe, cmd("PSUBSCRIBE").arg("*").take()));
+        }
         steps.push((Step::LastWord, cmd("PING")));
         steps
     }
@@ -147,8 +183,12 @@ pub(crate) async fn handshake<S: Socket>(
         heard: false,
     };
     let mut greeting = Greeting::default();
-    let mut run_id = None;
+    let (mut run_id, mut role) = (None, None);
     for (step, _) in steps {
+        if step == Step::Subscribe {
+            reader.subscribed().await?;
+            continue;
+        }
         let reply = reader.next().await?;
         if step != Step::LastWord && text(&reply) == Some("PONG") {
             // The answer to a nudge: our first words were swallowed on the way.
@@ -157,10 +197,22 @@ pub(crate) async fn handshake<S: Socket>(
         match step {
             Step::Courtesy => check_alive(&reply)?,
             Step::ClientInfo => greeting.client = text(&reply).and_then(client_handle),
-            Step::InfoServer => run_id = text(&reply).map(run_id_of).transpose()?.flatten(),
-            Step::InfoReplication => {
-                greeting.identity = text(&reply).and_then(|info| identity(run_id.take()?, info))
+            Step::InfoServer => {
+                let peer = introduction.peer;
+                run_id = text(&reply)
+                    .map(|info| run_id_of(info, peer))
+                    .transpose()?
+                    .flatten();
             }
+            Step::InfoReplication => {
+                let info = text(&reply).unwrap_or_default();
+                role = field(info, "role").map(str::to_owned);
+                greeting.parent = field(info, "master_replid2").map(str::to_owned);
+                greeting.identity = run_id.take().and_then(|run_id| identity(run_id, info));
+            }
+            Step::Role => check_role(role_of(&reply).or(role.as_deref()))?,
+            // Its confirmation is no reply.
+            Step::Subscribe => {}
             Step::Hello | Step::Auth | Step::Select => check(step, reply)?,
             Step::LastWord => check_last_word(reply)?,
         }
@@ -192,13 +244,36 @@ struct Reader<S> {
 }
 
 impl<S: Socket> Reader<S> {
+    /// Waits for the word that events will come, or will not.
+    async fn subscribed(&mut self) -> Result<(), Error> {
+        loop {
+            match self.frame().await? {
+                Frame::Push(Value::Push {
+                    kind: PushKind::PSubscribe,
+                    ..
+                })
+                | Frame::Reply(Value::ServerError(_)) => return Ok(()),
+                Frame::Push(_) => {}
+                Frame::Reply(_) | Frame::TooLarge { .. } => return Err(not_redis()),
+            }
+        }
+    }
+
     async fn next(&mut self) -> Result<Value, Error> {
         loop {
+            match self.frame().await? {
+                Frame::Reply(value) => return Ok(value),
+                Frame::Push(_) => {}
+                Frame::TooLarge { .. } => return Err(not_redis()),
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Frame, Error> {
+        loop {
             match self.decoder.decode(&mut self.inbox) {
-                Ok(Some(Frame::Reply(value))) => return Ok(value),
-                Ok(Some(Frame::Push(_))) => {}
+                Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => self.read().await?,
-                Ok(Some(Frame::TooLarge { .. })) => return Err(not_redis()),
                 Err(malformed) => return Err(not_redis().because(malformed)),
             }
         }
@@ -319,19 +394,23 @@ fn text(reply: &Value) -> Option<&str> {
     }
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+/// A field of an `INFO`.
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim_end)
 }
 
-fn run_id_of(info: &str) -> Result<Option<String>, Error> {
-    if field(info, "redis_mode") == Some("sentinel") {
-        return Err(Error::new(
-            ErrorKind::Protocol,
-            Phase::Handshake,
-            "peer is a Sentinel, not a Redis server",
-        ));
+fn run_id_of(info: &str, peer: Peer) -> Result<Option<String>, Error> {
+    let stranger = |phase, detail| Err(Error::new(ErrorKind::Protocol, phase, detail));
+    match (field(info, "redis_mode"), peer) {
+        (Some("sentinel"), Peer::Server | Peer::Primary) => {
+            return stranger(Phase::Handshake, "peer is a Sentinel, not a Redis server");
+        }
+        (Some(mode), Peer::Sentinel) if mode != "sentinel" => {
+            return stranger(Phase::Discovery, "peer is a Redis server, not a Sentinel");
+        }
+        _ => {}
     }
     Ok(field(info, "run_id").map(str::to_owned))
 }
@@ -342,6 +421,26 @@ fn identity(run_id: String, replication: &str) -> Option<Identity> {
         replication_id: field(replication, "master_replid")?.to_owned(),
         role: field(replication, "role")?.to_owned(),
     })
+}
+
+fn role_of(reply: &Value) -> Option<&str> {
+    match reply {
+        Value::Array(parts) => text(parts.first()?),
+        _ => None,
+    }
+}
+
+fn check_role(role: Option<&str>) -> Result<(), Error> {
+    let detail = match role {
+        Some("master") => return Ok(()),
+        Some(_) => "server is a replica, not a primary",
+        None => "server does not tell its role",
+    };
+    Err(Error::new(
+        ErrorKind::RoleMismatch,
+        Phase::Handshake,
+        detail,
+    ))
 }
 
 fn client_handle(info: &str) -> Option<ClientHandle> {

@@ -112,6 +112,20 @@ impl Job {
         self.single
     }
 
+    /// Whether it is one command and no script: what refuses it refuses all of it, and it has not run.
+    pub(crate) fn is_plain(&self) -> bool {
+        let scripts = [
+            "EVAL",
+            "EVALSHA",
+            "EVAL_RO",
+            "EVALSHA_RO",
+            "FCALL",
+            "FCALL_RO",
+        ];
+        let command = self.slot().request.as_ref().map(Request::command);
+        self.single && command.is_some_and(|command| !scripts.contains(&command))
+    }
+
     /// Whether its sender does not wait for the reply.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent
@@ -203,6 +217,11 @@ impl Ticket {
         slot.state = State::Closed;
         slot.waker = None;
         (sent, slot.request.take())
+    }
+
+    /// Leaves the job to its link: whatever becomes of it concerns nobody.
+    pub(crate) fn forget(mut self) {
+        self.answered = true;
     }
 
     /// The driver's half.

@@ -24,7 +24,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch};
+use redis::Value;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc, watch},
+};
 
 use self::{
     driver::{Driver, Start},
@@ -62,6 +66,12 @@ pub(crate) struct Pace {
     pub(crate) detect_within: Duration,
     stall_after_micros: AtomicU64,
     served: AtomicU32,
+    /// A server that says it is no primary is not written to any more.
+    pub(crate) primary_only: bool,
+    disowned: AtomicU64,
+    /// A link was told that its server is no primary.
+    pub(crate) disowning: Notify,
+    pushes: Option<mpsc::Sender<Value>>,
 }
 
 impl Pace {
@@ -78,7 +88,43 @@ impl Pace {
             detect_within,
             stall_after_micros: AtomicU64::new(micros(stall_after)),
             served: AtomicU32::new(0),
+            primary_only: false,
+            disowned: AtomicU64::new(0),
+            disowning: Notify::new(),
+            pushes: None,
         }
+    }
+
+    /// The same, for links that must lead to a primary: one whose server turns out to be a replica begins no more calls.
+    pub(crate) fn primary_only(self) -> Self {
+        Self {
+            primary_only: true,
+            ..self
+        }
+    }
+
+    /// The same, with an ear for push messages. What it has no room for is dropped.
+    pub(crate) fn with_pushes(self, pushes: mpsc::Sender<Value>) -> Self {
+        Self {
+            pushes: Some(pushes),
+            ..self
+        }
+    }
+
+    fn pushed(&self, push: Value) {
+        if let Some(pushes) = &self.pushes {
+            let _ = pushes.try_send(push);
+        }
+    }
+
+    fn disown(&self, link: LinkId) {
+        self.disowned.store(link.0, Ordering::Release);
+        self.disowning.notify_one();
+    }
+
+    /// The last link whose server said that it is no primary.
+    pub(crate) fn disowned(&self) -> Option<LinkId> {
+        Some(LinkId(self.disowned.load(Ordering::Acquire))).filter(|id| id.0 > 0)
     }
 
     /// Silence tolerated before a link is suspect. It grows where probes showed that the endpoint was only slow.

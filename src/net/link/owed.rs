@@ -6,13 +6,17 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use redis::Value;
+use redis::{ServerError, Value};
 
 use super::job::{Job, Origin, Sent};
-use crate::{Error, request::Values, request::commands::Effect};
+use crate::{Error, ErrorKind, Phase, request::Values, request::commands::Effect};
 
 pub(crate) struct Owed {
     origin: Arc<Origin>,
+    /// A command that a replica refused as a whole goes to the primary instead.
+    primary_only: bool,
+    /// One was.
+    refused: bool,
     served: u32,
     entries: VecDeque<Entry>,
 }
@@ -34,9 +38,11 @@ struct Entry {
 pub(crate) struct Unsolicited;
 
 impl Owed {
-    pub(crate) fn new(origin: Arc<Origin>) -> Self {
+    pub(crate) fn new(origin: Arc<Origin>, primary_only: bool) -> Self {
         Self {
             origin,
+            primary_only,
+            refused: false,
             served: 0,
             entries: VecDeque::new(),
         }
@@ -113,6 +119,15 @@ impl Owed {
             job.end(Sent::Maybe, &error, &self.origin);
             return Ok(());
         }
+        if let Some(Value::ServerError(error)) = &single
+            && self.primary_only
+            && is_replicas(error)
+            && job.is_plain()
+        {
+            self.refused = true;
+            job.end(Sent::Never, &not_primary(), &self.origin);
+            return Ok(());
+        }
         let awaited = job.reply(match single {
             Some(value) if job.is_single() => Values::One(value),
             Some(value) => Values::Many(vec![value]),
@@ -175,6 +190,11 @@ impl Owed {
         }
     }
 
+    /// Whether, since this was last asked, a command was refused as a whole because the server is no primary.
+    pub(crate) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+
     /// Replies that somebody waited for, since the last time this was asked.
     pub(crate) fn take_served(&mut self) -> u32 {
         std::mem::take(&mut self.served)
@@ -189,11 +209,34 @@ impl Owed {
     }
 }
 
+/// Whether a replica refused a command for being one: it has not run.
+fn is_replicas(error: &ServerError) -> bool {
+    let details = error.details().unwrap_or_default();
+    match error.code() {
+        "READONLY" => matches!(
+            details,
+            "You can't write against a read only replica."
+                | "You can't write against a read only slave."
+        ),
+        "MASTERDOWN" => details.starts_with("Link with MASTER is down"),
+        _ => false,
+    }
+}
+
+/// What a call is told that found replicas only.
+pub(crate) fn not_primary() -> Error {
+    Error::new(
+        ErrorKind::RoleMismatch,
+        Phase::Reply,
+        "server is a replica, not a primary",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        ErrorKind, Phase, Request,
+        Request,
         net::link::{
             job::{Outcome, Ticket},
             tests::origin,
@@ -221,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_nth_reply_goes_to_the_nth_request_and_a_tombstone_swallows_its_own() {
-        let mut owed = Owed::new(origin());
+        let mut owed = Owed::new(origin(), false);
         let ((first, ticket), (second, mut waiting)) =
             (begun(redis::cmd("GET")), begun(redis::cmd("GET")));
         owed.push(first, 0);
@@ -243,7 +286,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_transaction_skips_to_its_exec() {
-        let mut owed = Owed::new(origin());
+        let mut owed = Owed::new(origin(), false);
         let mut pipeline = redis::pipe();
         pipeline.atomic().cmd("GET").arg("a").cmd("GET").arg("b");
         let (job, mut ticket) = begun(pipeline);
@@ -264,7 +307,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_written_is_let_go_as_unsent_and_only_that() {
-        let mut owed = Owed::new(origin());
+        let mut owed = Owed::new(origin(), false);
         let ((a, mut written), (b, mut unsent)) =
             (begun(redis::cmd("INCR")), begun(redis::cmd("INCR")));
         owed.push(a, 0);
@@ -281,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_too_large_fails_its_own_caller_only() {
-        let mut owed = Owed::new(origin());
+        let mut owed = Owed::new(origin(), false);
         let ((a, mut big), (b, mut small)) = (begun(redis::cmd("GET")), begun(redis::cmd("GET")));
         owed.push(a, 0);
         owed.push(b, 10);

@@ -49,6 +49,7 @@ pub(crate) struct Prober<C: Dial> {
     connector: C,
     template: Attempt,
     auth_gap: Duration,
+    jitter_percent: u32,
     backoff: Backoff,
     attempts: JoinSet<(u64, Result<C::Wire, Error>)>,
     live: Vec<Live>,
@@ -76,6 +77,7 @@ impl<C: Dial> Prober<C> {
             connector,
             template,
             auth_gap: policy.auth_gap(),
+            jitter_percent: policy.probe_jitter_percent(),
             backoff: Backoff::new(
                 policy.first_probe_gap(),
                 policy.longest_probe_gap(),
@@ -113,6 +115,17 @@ impl<C: Dial> Prober<C> {
         self.round.clear();
         self.next = None;
         self.first = None;
+    }
+
+    /// Attempts from now on are made after this template.
+    pub(crate) fn set_template(&mut self, template: Attempt) {
+        self.template = template;
+    }
+
+    /// Other gaps from now on. An attempt that waits for longer than the first of them waits no longer than that.
+    pub(crate) fn set_gaps(&mut self, first: Duration, cap: Duration, now: Instant) {
+        self.backoff = Backoff::new(first, cap, self.jitter_percent);
+        self.next = self.next.map(|next| next.min(now + first));
     }
 
     /// The last connection has served well: the next trouble starts with short gaps again.

@@ -23,6 +23,8 @@ pub(super) struct Machine {
     charged: u64,
     skipping: bool,
     push: bool,
+    /// An error line said that the server is no primary; kept until it is [asked](Self::take_disowned).
+    disowned: bool,
     /// Steps taken and bytes looked at: tests hold it against the bytes fed.
     #[cfg(test)]
     pub(super) work: u64,
@@ -85,6 +87,11 @@ impl Machine {
         self.push
     }
 
+    /// Whether the server has said, since this was last asked, that it is no primary.
+    pub(super) fn take_disowned(&mut self) -> bool {
+        std::mem::take(&mut self.disowned)
+    }
+
     /// Ready for the next frame; keeps the stack's room, which the depth limit bounds.
     pub(super) fn reset(&mut self) {
         self.stack.clear();
@@ -130,6 +137,7 @@ impl Machine {
         input.advance(used);
         match tag {
             Tag::Line(kind) => {
+                self.disowned |= kind == wire::Line::Error && wire::disowns(text);
                 self.charge(limits, wire::wide(text.len()));
                 wire::line(kind, text).map(Step::Whole)
             }
@@ -211,6 +219,7 @@ impl Machine {
                 input.advance(2);
                 let (kind, bytes) = (*kind, std::mem::take(bytes));
                 self.within = Within::Head;
+                self.disowned |= kind == Text::Error && wire::disowns(&bytes);
                 if keep {
                     wire::text(kind, bytes).map(Step::Whole)
                 } else {

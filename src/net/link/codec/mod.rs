@@ -109,6 +109,11 @@ impl Decoder {
         self.resume(buffer)
     }
 
+    /// Whether an error reply since the last time this was asked, however deep inside, said that the server is no primary.
+    pub(crate) fn take_disowned(&mut self) -> bool {
+        self.machine.take_disowned()
+    }
+
     fn resume(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
         if let Some(malformed) = self.broken {
             return Err(malformed);

@@ -1,0 +1,544 @@
+//! What is said to a Sentinel and what it says: questions, answers, events.
+//!
+//! Owns the words. Promises: nothing a Sentinel sends reaches a panic; RESP2 and RESP3 read the same; an address may be an IP or a host
+//! name; events of other primaries are none of ours. Leaves belief to [`vote`](super::vote) and [`failover`](super::failover).
+//! Pure. Fails as data: what cannot be read is no answer.
+
+use std::{fmt, str, sync::Arc};
+
+use redis::{PushKind, Value, cmd};
+
+use crate::Request;
+
+/// Where a server is, in a Sentinel's words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Spot {
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
+}
+
+impl Spot {
+    pub(crate) fn new(host: &str, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+        }
+    }
+
+    fn read(host: &str, port: &str) -> Option<Self> {
+        let port = port.parse().ok().filter(|port| *port > 0)?;
+        (!host.is_empty() && host.len() <= LONGEST_HOST).then(|| Self::new(host, port))
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How much is asked at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Depth {
+    /// Also who the other Sentinels are, and who is asked.
+    pub(crate) census: bool,
+    /// Also the replicas: the one that is being promoted is marked.
+    pub(crate) replicas: bool,
+}
+
+/// What one Sentinel says of one primary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) primary: Option<Spot>,
+    pub(crate) epoch: u64,
+    /// It holds the primary down by itself.
+    pub(crate) s_down: bool,
+    /// It knows enough others who do.
+    pub(crate) o_down: bool,
+    pub(crate) quorum: u32,
+    pub(crate) others: u32,
+    /// Which Sentinel this is; survives its restart, not the loss of its state.
+    pub(crate) id: Option<Arc<str>>,
+    /// The other Sentinels it knows, where asked.
+    pub(crate) sentinels: Option<Vec<Other>>,
+    /// The replica that is being promoted, where replicas were asked for.
+    pub(crate) promoting: Option<Spot>,
+}
+
+/// A Sentinel that another one knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Other {
+    pub(crate) spot: Spot,
+    pub(crate) id: Arc<str>,
+    pub(crate) down: bool,
+}
+
+/// An answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Says(View),
+    /// It watches no primary of this name.
+    Unknown,
+    /// It does not take our credentials, or does not permit the question.
+    Refused,
+    /// It is no Sentinel.
+    Stranger,
+}
+
+/// The question about the primary called `name`. The address comes from `GET-MASTER-ADDR-BY-NAME`, which is right a second before
+/// `MASTER` is, on the leader of a failover; both stand in one pipeline, so that they are of one moment.
+pub(crate) fn question(name: &str, depth: Depth) -> Request {
+    let ask = |word: &str| cmd("SENTINEL").arg(word).arg(name).take();
+    let mut pipeline = redis::pipe();
+    pipeline.add_command(ask("GET-MASTER-ADDR-BY-NAME"));
+    pipeline.add_command(ask("MASTER"));
+    if depth.census {
+        pipeline.add_command(cmd("SENTINEL").arg("MYID").take());
+        pipeline.add_command(ask("SENTINELS"));
+    }
+    if depth.replicas {
+        pipeline.add_command(ask("REPLICAS"));
+    }
+    Request::from(pipeline)
+}
+
+/// Reads what came to a question of `depth`.
+pub(crate) fn answer(values: &[Value], depth: Depth) -> Option<Answer> {
+    let mut values = values.iter();
+    let (address, master) = (values.next()?, values.next()?);
+    for value in [address, master] {
+        match value {
+            Value::ServerError(error) if REFUSALS.contains(&error.code()) => {
+                return Some(Answer::Refused);
+            }
+            Value::ServerError(error) if is_unknown_command(error) => {
+                return Some(Answer::Stranger);
+            }
+            _ => {}
+        }
+    }
+    let (Some(primary), Some(fields)) = (spot(address), Fields::of(master)) else {
+        let unknown = matches!(address, Value::Nil) || matches!(master, Value::ServerError(_));
+        return unknown.then_some(Answer::Unknown);
+    };
+    let flags = fields.text("flags").unwrap_or_default();
+    let mut view = View {
+        primary: Some(primary),
+        epoch: fields.number("config-epoch"),
+        s_down: has_flag(flags, "s_down"),
+        o_down: has_flag(flags, "o_down"),
+        quorum: small(fields.number("quorum")),
+        others: small(fields.number("num-other-sentinels")),
+        ..View::default()
+    };
+    if depth.census {
+        view.id = values.next().and_then(text).map(Into::into);
+        view.sentinels = values.next().and_then(others);
+    }
+    if depth.replicas {
+        view.promoting = values.next().and_then(promoting);
+    }
+    Some(Answer::Says(view))
+}
+
+fn is_unknown_command(error: &redis::ServerError) -> bool {
+    error
+        .details()
+        .is_some_and(|details| details.starts_with("unknown command"))
+}
+
+fn spot(value: &Value) -> Option<Spot> {
+    let [host, port] = list(value)? else {
+        return None;
+    };
+    Spot::read(text(host)?, text(port)?)
+}
+
+fn others(value: &Value) -> Option<Vec<Other>> {
+    let rows = list(value)?.iter().take(MOST_ROWS);
+    let other = |row| {
+        let fields = Fields::of(row)?;
+        let flags = fields.text("flags").unwrap_or_default();
+        Some(Other {
+            spot: fields.spot()?,
+            id: fields.text("runid")?.into(),
+            down: has_flag(flags, "s_down"),
+        })
+    };
+    Some(rows.filter_map(other).collect())
+}
+
+fn promoting(value: &Value) -> Option<Spot> {
+    let rows = list(value)?.iter().take(MOST_ROWS);
+    rows.filter_map(Fields::of)
+        .find(|fields| has_flag(fields.text("flags").unwrap_or_default(), "promoted"))?
+        .spot()
+}
+
+fn has_flag(flags: &str, wanted: &str) -> bool {
+    flags.split(',').any(|flag| flag == wanted)
+}
+
+/// A row of names and values: a map in RESP3, an array of both in turn in RESP2.
+struct Fields<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Fields<'a> {
+    fn of(value: &'a Value) -> Option<Self> {
+        let pairs = match value {
+            Value::Map(pairs) => pairs
+                .iter()
+                .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+                .collect(),
+            Value::Array(parts) => parts
+                .chunks_exact(2)
+                .filter_map(|pair| match pair {
+                    [name, value] => Some((text(name)?, text(value)?)),
+                    _ => None,
+                })
+                .collect(),
+            _ => return None,
+        };
+        Some(Self(pairs))
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| *value)
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        let number = self.text(name).and_then(|text| text.parse().ok());
+        number.unwrap_or_default()
+    }
+
+    fn spot(&self) -> Option<Spot> {
+        Spot::read(self.text("ip")?, self.text("port")?)
+    }
+}
+
+fn list(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(parts) | Value::Set(parts) => Some(parts),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Something a Sentinel told unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Which server was the primary when it happened.
+    pub(crate) of: Option<Spot>,
+    pub(crate) event: Event,
+}
+
+/// What happened to our primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It holds the primary down, or no longer does.
+    Down(bool),
+    /// Enough of them hold it down, so many by name; or no longer.
+    AgreedDown { down: bool, votes: u32 },
+    /// It was elected to lead a failover.
+    Elected,
+    /// It leads a failover, and this replica is to become the primary.
+    Named(Spot),
+    /// It leads a failover, and this replica has become the primary.
+    Promoted(Spot),
+    /// Its failover has come to nothing.
+    Aborted,
+    /// It follows another primary now.
+    Switched { to: Spot },
+    /// Something else moved: worth a question.
+    Stir,
+    /// Sentinels or replicas came, went or fell: worth a census.
+    Census,
+}
+
+/// Reads a push message that concerns the primary called `name`.
+pub(crate) fn event(push: &Value, name: &str) -> Option<Told> {
+    let Value::Push {
+        kind: PushKind::PMessage,
+        data,
+    } = push
+    else {
+        return None;
+    };
+    let [_, channel, payload] = data.as_slice() else {
+        return None;
+    };
+    told(text(channel)?, text(payload)?, name)
+}
+
+/// Reads an event by its channel and payload.
+pub(crate) fn told(channel: &str, payload: &str, name: &str) -> Option<Told> {
+    let words: Vec<&str> = payload.split(' ').collect();
+    let (of, event) = match words.as_slice() {
+        [named, host, port, to, at, ..] if channel == "+switch-master" && *named == name => {
+            let to = Spot::read(to, at)?;
+            (Spot::read(host, port), Event::Switched { to })
+        }
+        ["master", named, host, port, ..] if *named == name => (
+            Spot::read(host, port),
+            happened(channel, "master", None, &words)?,
+        ),
+        [kind, _, host, port, "@", named, of, at, ..] if *named == name => {
+            let subject = Spot::read(host, port);
+            (
+                Spot::read(of, at),
+                happened(channel, kind, subject, &words)?,
+            )
+        }
+        _ => return None,
+    };
+    Some(Told { of, event })
+}
+
+fn happened(channel: &str, kind: &str, subject: Option<Spot>, words: &[&str]) -> Option<Event> {
+    match (channel, kind) {
+        ("+sdown", "master") => Some(Event::Down(true)),
+        ("-sdown", "master") => Some(Event::Down(false)),
+        ("+odown", "master") => Some(Event::AgreedDown {
+            down: true,
+            votes: votes(words),
+        }),
+        ("-odown", "master") => Some(Event::AgreedDown {
+            down: false,
+            votes: 0,
+        }),
+        ("+elected-leader", "master") => Some(Event::Elected),
+        (
+            "+selected-slave"
+            | "+failover-state-send-slaveof-noone"
+            | "+failover-state-wait-promotion",
+            "slave",
+        ) => subject.map(Event::Named),
+        ("+promoted-slave", "slave") => subject.map(Event::Promoted),
+        (channel, "master") if channel.starts_with("-failover-abort") => Some(Event::Aborted),
+        (
+            "+sentinel"
+            | "+slave"
+            | "+reboot"
+            | "+sdown"
+            | "-sdown"
+            | "-dup-sentinel"
+            | "+sentinel-address-switch",
+            _,
+        ) => Some(Event::Census),
+        ("+try-failover" | "+config-update-from" | "+failover-end" | "+convert-to-slave", _) => {
+            Some(Event::Stir)
+        }
+        (channel, _) if channel.starts_with("+failover-state") => Some(Event::Stir),
+        _ => None,
+    }
+}
+
+/// `… #quorum 2/2`.
+fn votes(words: &[&str]) -> u32 {
+    let at = words.iter().position(|word| *word == "#quorum");
+    at.and_then(|at| words.get(at + 1)?.split('/').next()?.parse().ok())
+        .unwrap_or_default()
+}
+
+const REFUSALS: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED"];
+/// No set of Sentinels is so large; a peer that says so is not believed to the end.
+const MOST_ROWS: usize = 256;
+const LONGEST_HOST: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn flat(pairs: &[(&str, &str)]) -> Value {
+        Value::Array(pairs.iter().flat_map(|(a, b)| [bulk(a), bulk(b)]).collect())
+    }
+
+    fn map(pairs: &[(&str, &str)]) -> Value {
+        Value::Map(pairs.iter().map(|(a, b)| (bulk(a), bulk(b))).collect())
+    }
+
+    fn error(text: &str) -> Value {
+        redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("an error reply")
+    }
+
+    const MASTER: [(&str, &str); 6] = [
+        ("name", "orders"),
+        ("ip", "10.0.0.9"),
+        ("flags", "master,s_down,o_down,failover_in_progress"),
+        ("config-epoch", "7"),
+        ("quorum", "2"),
+        ("num-other-sentinels", "2"),
+    ];
+
+    #[test]
+    fn an_answer_reads_the_same_in_both_protocols_and_the_address_is_that_of_get_master_addr() {
+        let address = Value::Array(vec![bulk("redis-1.svc"), bulk("6379")]);
+        for master in [flat(&MASTER), map(&MASTER)] {
+            let Some(Answer::Says(view)) = answer(&[address.clone(), master], Depth::default())
+            else {
+                panic!("an answer")
+            };
+            assert_eq!(view.primary, Some(Spot::new("redis-1.svc", 6379)));
+            assert_eq!((view.epoch, view.quorum, view.others), (7, 2, 2));
+            assert!(view.s_down && view.o_down);
+        }
+    }
+
+    #[test]
+    fn a_census_names_the_others_and_a_look_at_the_replicas_the_one_that_is_promoted() {
+        let depth = Depth {
+            census: true,
+            replicas: true,
+        };
+        let address = Value::Array(vec![bulk("10.0.0.1"), bulk("6379")]);
+        let other = |ip, flags| {
+            map(&[
+                ("ip", ip),
+                ("port", "26379"),
+                ("runid", ip),
+                ("flags", flags),
+            ])
+        };
+        let replica = |ip, flags| flat(&[("ip", ip), ("port", "6379"), ("flags", flags)]);
+        let values = [
+            address,
+            map(&MASTER),
+            bulk("me"),
+            Value::Array(vec![
+                other("10.0.1.1", "sentinel"),
+                other("10.0.1.2", "s_down,sentinel"),
+                Value::Nil,
+            ]),
+            Value::Array(vec![
+                replica("10.0.0.2", "slave"),
+                replica("10.0.0.3", "slave,promoted"),
+            ]),
+        ];
+        let Some(Answer::Says(view)) = answer(&values, depth) else {
+            panic!("an answer")
+        };
+        assert_eq!(view.id.as_deref(), Some("me"));
+        let others = view.sentinels.expect("asked for");
+        let downs: Vec<_> = others.iter().map(|other| other.down).collect();
+        assert_eq!(downs, [false, true]);
+        assert_eq!(view.promoting, Some(Spot::new("10.0.0.3", 6379)));
+    }
+
+    #[test]
+    fn what_is_no_answer_says_why() {
+        let plain = |values: &[Value]| answer(values, Depth::default());
+        let unknown = error("ERR No such master with that name");
+        assert_eq!(plain(&[Value::Nil, unknown.clone()]), Some(Answer::Unknown));
+        for refusal in [
+            "NOAUTH Authentication required.",
+            "NOPERM no",
+            "WRONGPASS x",
+        ] {
+            let refusal = error(refusal);
+            assert_eq!(plain(&[refusal.clone(), refusal]), Some(Answer::Refused));
+        }
+        let stranger = error("ERR unknown command 'SENTINEL', with args beginning with: ");
+        assert_eq!(plain(&[stranger.clone(), stranger]), Some(Answer::Stranger));
+        // Half an answer, a port that is none, a host beyond all names: no answer.
+        assert_eq!(plain(&[Value::Nil]), None);
+        for (host, port) in [
+            ("h", "0"),
+            ("h", "70000"),
+            ("", "1"),
+            (&*"x".repeat(256), "1"),
+        ] {
+            let address = Value::Array(vec![bulk(host), bulk(port)]);
+            assert_eq!(plain(&[address, map(&MASTER)]), None, "{host} {port}");
+        }
+        assert_eq!(plain(&[Value::Int(1), Value::Int(2)]), None);
+    }
+
+    #[test]
+    fn events_are_read_and_those_of_others_left() {
+        let spot = Spot::new("10.0.0.2", 6379);
+        let slave = "slave 10.0.0.2:6379 10.0.0.2 6379 @ orders 10.0.0.1 6379";
+        for (channel, payload, expected) in [
+            ("+sdown", "master orders 10.0.0.1 6379", Event::Down(true)),
+            ("-sdown", "master orders 10.0.0.1 6379", Event::Down(false)),
+            (
+                "+odown",
+                "master orders 10.0.0.1 6379 #quorum 3/2",
+                Event::AgreedDown {
+                    down: true,
+                    votes: 3,
+                },
+            ),
+            (
+                "+elected-leader",
+                "master orders 10.0.0.1 6379",
+                Event::Elected,
+            ),
+            ("+selected-slave", slave, Event::Named(spot.clone())),
+            (
+                "+failover-state-send-slaveof-noone",
+                slave,
+                Event::Named(spot.clone()),
+            ),
+            ("+promoted-slave", slave, Event::Promoted(spot.clone())),
+            (
+                "-failover-abort-slave-timeout",
+                "master orders 10.0.0.1 6379",
+                Event::Aborted,
+            ),
+            (
+                "+switch-master",
+                "orders 10.0.0.1 6379 10.0.0.2 6379",
+                Event::Switched { to: spot },
+            ),
+            ("+slave", slave, Event::Census),
+            ("-sdown", slave, Event::Census),
+            (
+                "+sentinel",
+                "sentinel abc 10.0.1.1 26379 @ orders 10.0.0.1 6379",
+                Event::Census,
+            ),
+            (
+                "+config-update-from",
+                "sentinel abc 10.0.1.1 26379 @ orders 10.0.0.1 6379",
+                Event::Stir,
+            ),
+            (
+                "+failover-state-select-slave",
+                "master orders 10.0.0.1 6379",
+                Event::Stir,
+            ),
+        ] {
+            let read = told(channel, payload, "orders").expect(channel);
+            assert_eq!(read.event, expected, "{channel}");
+            assert_eq!(read.of, Some(Spot::new("10.0.0.1", 6379)), "{channel}");
+            assert_eq!(told(channel, payload, "others"), None, "{channel}");
+        }
+        for (channel, payload) in [
+            ("+new-epoch", "7"),
+            ("+switch-master", "orders 10.0.0.1"),
+            ("+selected-slave", "slave x"),
+            ("", ""),
+        ] {
+            assert_eq!(told(channel, payload, "orders"), None, "{channel}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A primary found through real Sentinels and followed through a failover, in its simplest form.
+//!
+//! The table of scenarios is elsewhere; this file is the first to fail when the way from a URL to a followed primary breaks.
+
+mod common;
+
+use std::time::Duration;
+
+use holdfast_lab::sentinel::{Promotion, SentinelSet};
+use redis_holdfast::{Client, Error, SentinelPolicy, Sentinels, redis};
+use tokio::time::{Instant, sleep};
+
+const MS: Duration = Duration::from_millis(1);
+
+async fn incr(client: &Client) -> redis::RedisResult<i64> {
+    redis::cmd("INCR")
+        .arg("n")
+        .query_async(&mut client.clone())
+        .await
+}
+
+/// Calls until one succeeds, and gives how long that took and what the others were told.
+async fn until_served(client: &Client, limit: Duration) -> (Duration, Vec<String>) {
+    let (start, mut told) = (Instant::now(), Vec::new());
+    loop {
+        match incr(client).await {
+            Ok(_) => return (start.elapsed(), told),
+            Err(error) => {
+                let text = Error::find_in(&error).map_or(error.to_string(), ToString::to_string);
+                if told.last() != Some(&text) {
+                    told.push(text);
+                }
+            }
+        }
+        assert!(start.elapsed() < limit, "{told:#?}, {}", client.health());
+        sleep(5 * MS).await;
+    }
+}
+
+async fn after_a_kill(early: bool) -> Option<Duration> {
+    let set = SentinelSet::builder().start_or_skip().await?;
+    let policy = SentinelPolicy::default().early_promotion(early);
+    let client = Client::builder(&set.url())
+        .and_then(|builder| builder.sentinel(policy).call_timeout(250 * MS).build())
+        .expect("a sound URL");
+    client.wait_ready(2000 * MS).await.expect("found");
+    incr(&client).await.expect("served");
+    let mut promotion = Promotion::watch([set.node(1).server().addr()]);
+    set.node(0).kill();
+    let (_, told) = until_served(&client, Duration::from_secs(20)).await;
+    let served = Instant::now();
+    let (_, promoted) = promotion
+        .within(Duration::from_secs(1))
+        .await
+        .expect("promoted");
+    println!("{told:#?}");
+    Some(served.saturating_duration_since(promoted))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_primary_is_replaced_soon_after_the_promotion() {
+    let Some(took) = after_a_kill(true).await else {
+        return;
+    };
+    println!("FIGURE P9 first write after the promotion: {took:?}");
+    assert!(took <= 300 * MS, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_early_promotion_the_sentinels_agreement_is_waited_for() {
+    let Some(took) = after_a_kill(false).await else {
+        return;
+    };
+    println!("FIGURE P9 first write after the promotion, Sentinels agreed: {took:?}");
+    assert!(took <= 3000 * MS, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_with_one_handle_share_the_connections_to_the_sentinels() {
+    let Some(set) = SentinelSet::builder().start_or_skip().await else {
+        return;
+    };
+    let sentinels = Sentinels::new();
+    let before = set.sentinel(0).server().clients().await;
+    let clients: Vec<Client> = (0..10)
+        .map(|_| {
+            Client::builder(&set.url())
+                .and_then(|builder| builder.sentinels(&sentinels).build())
+                .expect("a sound URL")
+        })
+        .collect();
+    for client in &clients {
+        client.wait_ready(2000 * MS).await.expect("found");
+    }
+    let during = set.sentinel(0).server().clients().await;
+    assert_eq!(during - before, 1);
+    drop(clients);
+    let end = Instant::now() + 2000 * MS;
+    while set.sentinel(0).server().clients().await > before {
+        assert!(
+            Instant::now() < end,
+            "the last client to go takes the connections along"
+        );
+        sleep(10 * MS).await;
+    }
+}
