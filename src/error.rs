@@ -287,8 +287,21 @@ impl fmt::Debug for Error {
             .field("endpoint", &self.0.endpoint)
             .field("waited", &self.0.waited)
             .field("may_have_executed", &self.may_have_executed())
-            .field("source", &self.0.source)
+            .field("source", &self.0.source.as_deref().map(Unquoted))
             .finish()
+    }
+}
+
+/// A source as `Debug` shows it: redis' own errors without their words, which may quote a key or a value. Who asks the source itself
+/// gets them.
+struct Unquoted<'a>(&'a (dyn StdError + Send + Sync + 'static));
+
+impl fmt::Debug for Unquoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.downcast_ref::<RedisError>() {
+            Some(redis) => write!(f, "RedisError({:?})", redis.kind()),
+            None => fmt::Debug::fmt(self.0, f),
+        }
     }
 }
 
@@ -398,6 +411,21 @@ mod tests {
             own,
             "server silent (phase reply, endpoint redis.internal:6379, waited 250ms)"
         );
+    }
+
+    #[test]
+    fn debug_never_quotes_the_words_of_a_server_and_the_source_still_has_them() {
+        let server = redis::parse_redis_value(b"-ERR unknown command 'canary'\r\n")
+            .and_then(redis::Value::extract_error)
+            .expect_err("an error reply");
+        let error = Error::redis(server);
+        assert!(!format!("{error:?} {error:#?} {error}").contains("canary"));
+        assert!(
+            format!("{error:?}").contains("RedisError(Server(ResponseError))"),
+            "{error:?}"
+        );
+        let source = error.source().expect("the server's words").to_string();
+        assert!(source.contains("canary"), "{source}");
     }
 
     #[test]

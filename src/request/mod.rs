@@ -14,7 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use redis::{
-    Cmd, FromRedisValue, Pipeline, RedisFuture, Value, aio::ConnectionLike, from_redis_value,
+    Cmd, FromRedisValue, ParsingError, Pipeline, RedisError, RedisFuture, Value,
+    aio::ConnectionLike, from_redis_value,
 };
 
 use tokio::time::Instant;
@@ -267,8 +268,8 @@ impl Reply {
     /// Turns the reply into `T` by redis' own rules.
     ///
     /// # Errors
-    /// [`ErrorKind::Redis`](crate::ErrorKind::Redis) with the [`redis::RedisError`] as its source: the server answered with an
-    /// error, or the reply does not convert.
+    /// [`ErrorKind::Redis`](crate::ErrorKind::Redis) with a [`redis::RedisError`] as its source: the server answered with an
+    /// error, in its own words, or the reply does not convert to `T`, in words that do not quote it.
     pub fn parse<T: FromRedisValue>(self) -> Result<T, Error> {
         match (self.shape, self.values) {
             (Shape::Pipeline(pipeline), values) => parse_pipeline(&pipeline, values.into_vec()),
@@ -276,7 +277,7 @@ impl Reply {
                 .into_value()
                 .extract_error()
                 .and_then(|value| from_redis_value(value).map_err(Into::into))
-                .map_err(Error::redis),
+                .map_err(unquoted::<T>),
         }
     }
 
@@ -325,13 +326,23 @@ fn parse_pipeline<T: FromRedisValue>(pipeline: &Pipeline, values: Vec<Value>) ->
     let parsed = pin!(pipeline.query_async::<T>(&mut recorded))
         .poll(&mut Context::from_waker(Waker::noop()));
     match parsed {
-        Poll::Ready(result) => result.map_err(Error::redis),
+        Poll::Ready(result) => result.map_err(unquoted::<T>),
         Poll::Pending => Err(Error::new(
             crate::ErrorKind::Protocol,
             crate::Phase::Reply,
             "a recorded reply was not ready",
         )),
     }
+}
+
+/// Redis' own error for a reply that does not convert quotes the reply; values are not for logs.
+fn unquoted<T>(error: RedisError) -> Error {
+    Error::redis(match error.kind() {
+        redis::ErrorKind::Parse => {
+            ParsingError::from(format!("no `{}` in the reply", std::any::type_name::<T>())).into()
+        }
+        _ => error,
+    })
 }
 
 struct Recorded(Vec<Value>);

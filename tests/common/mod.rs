@@ -9,6 +9,7 @@
 )]
 
 pub mod baseline;
+pub mod ears;
 pub mod flood;
 pub mod gauges;
 
