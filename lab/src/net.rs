@@ -44,6 +44,8 @@ pub async fn dial(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
         TcpSocket::new_v6()?
     };
     socket.set_nodelay(true)?;
+    // So that a test may give another connection, to elsewhere, the very same address.
+    socket.set_reuseaddr(true)?;
     timeout(limit, socket.connect(addr))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
