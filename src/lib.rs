@@ -83,6 +83,7 @@ mod error;
 mod health;
 pub mod layer;
 mod net;
+mod own;
 #[cfg(any(test, doctest))]
 mod readme;
 mod request;

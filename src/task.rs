@@ -1,6 +1,7 @@
 //! The one door to `tokio::spawn`: every task has an owner.
 //!
-//! Owns [`spawn_owned`] and [`Owned`]. Promises: dropping the [`Owned`] aborts the task, so nothing outlives the value that wanted it.
+//! Owns [`spawn_owned`] and [`Owned`]. Promises: dropping the [`Owned`] aborts the task, so nothing outlives the value that wanted it;
+//! what has no owner ([`run_soon`]) runs once and never waits.
 //! Leaves the choice of runtime to the caller. Fails never; a panic in a task ends that task alone.
 
 use std::future::Future;
@@ -29,4 +30,9 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     Owned(runtime.spawn(future).abort_handle())
+}
+
+/// Runs `turn` on `runtime`, once and soon; drops it if the runtime has ended.
+pub(crate) fn run_soon(runtime: &Handle, turn: impl FnOnce() + Send + 'static) {
+    drop(runtime.spawn(async move { turn() }));
 }

@@ -8,7 +8,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -31,6 +30,7 @@ use crate::{
         },
         reach::connect::{Dial, Wire},
     },
+    own::Hold,
     request::{Shape, Values, commands::Effect},
 };
 
@@ -40,7 +40,7 @@ const MOVES: u8 = 3;
 /// A call's future. Dropping it takes the call back if no byte of it was sent; else its reply is swallowed.
 pub(crate) struct Call<C: Dial> {
     /// The client lives as long as its calls.
-    shared: Arc<Shared<C>>,
+    shared: Hold<Shared<C>>,
     ticket: Ticket,
     stage: Stage,
     shape: Shape,
@@ -71,7 +71,7 @@ enum Found {
 }
 
 impl<C: Dial> Call<C> {
-    pub(super) fn new(shared: Arc<Shared<C>>, request: Request, deadline: Deadline) -> Self {
+    pub(super) fn new(shared: Hold<Shared<C>>, request: Request, deadline: Deadline) -> Self {
         let shape = request.shape().clone();
         let stage = if let Some(reason) = request.refusal() {
             Stage::Known(Some(Err(Error::new(

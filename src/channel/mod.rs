@@ -37,6 +37,7 @@ use crate::{
         link::{Pace, job::Sent},
         reach::connect::{Dial, Wire},
     },
+    own::Own,
     request::commands::Effect,
     task::{Owned, spawn_owned},
     telemetry::{
@@ -189,7 +190,7 @@ fn pace(config: &Config, cap: usize) -> Pace {
 
 /// A `Service` over the links to one endpoint. Always ready; cheap to clone.
 pub(crate) struct Channel<C: Dial> {
-    shared: Arc<Shared<C>>,
+    shared: Own<Shared<C>>,
 }
 
 pub(crate) struct Shared<C: Dial> {
@@ -228,7 +229,7 @@ impl<C: Dial> Channel<C> {
             sources,
         };
         let channel = Self {
-            shared: Arc::new(Shared {
+            shared: Own::new(Shared {
                 hub,
                 recipe,
                 supervisor: Mutex::new(None),
@@ -314,6 +315,6 @@ impl<C: Dial> Service<Request> for Channel<C> {
         let deadline = request
             .deadline()
             .unwrap_or_else(|| Deadline::after(self.shared.recipe.config.call_timeout()));
-        Call::new(self.shared.clone(), request, deadline)
+        Call::new(self.shared.hold(), request, deadline)
     }
 }

@@ -8,10 +8,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     task::{Context, Poll},
 };
 
@@ -21,6 +18,7 @@ use tower::Service;
 use super::timeout::Expire;
 use crate::{
     Config, Error, ErrorKind, Phase, Reply, Request,
+    own::{Hold, Own},
     telemetry::{metrics::Metrics, series::Gauge},
 };
 
@@ -28,35 +26,32 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Limit<S> {
     inner: S,
-    budget: Arc<Budget>,
+    budget: Own<Budget>,
 }
 
 struct Budget {
     max_calls: u64,
     max_bytes: u64,
-    held: Arc<InFlight>,
+    /// Calls and bytes in flight, in one word: admitting is one atomic addition.
+    held: AtomicU64,
     /// The seat of the one large command that rides beside the budget.
     has_large: AtomicBool,
     too_many: Error,
     too_large: Error,
 }
 
-/// Calls and bytes in flight, in one word: admitting is one atomic addition.
-#[derive(Debug, Default)]
-struct InFlight(AtomicU64);
-
 /// Bytes take the low bits (1 TiB), calls those above (16 million).
 const CALL: u64 = 1 << 40;
 
-impl Gauge for InFlight {
+impl Gauge for Budget {
     fn level(&self) -> i64 {
-        i64::try_from(self.0.load(Ordering::Relaxed) / CALL).unwrap_or(i64::MAX)
+        i64::try_from(self.held.load(Ordering::Relaxed) / CALL).unwrap_or(i64::MAX)
     }
 }
 
 /// A call's share of the caps, for as long as it lives.
 struct Permit {
-    budget: Arc<Budget>,
+    budget: Hold<Budget>,
     share: u64,
     has_seat: bool,
 }
@@ -66,41 +61,28 @@ impl<S> Limit<S> {
         let refusal = |detail: &'static str| {
             Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(config.endpoint())
         };
-        let held = Arc::new(InFlight::default());
-        metrics.watch_in_flight(&held);
-        let budget = Budget {
+        let budget = Own::new(Budget {
             max_calls: config.max_in_flight() as u64,
             max_bytes: config.max_buffered_bytes() as u64,
-            held,
+            held: AtomicU64::new(0),
             has_large: AtomicBool::new(false),
             too_many: refusal("as many calls as max_in_flight allows are in flight"),
             too_large: refusal("as many bytes as max_buffered_bytes allows are held"),
-        };
-        Self {
-            inner,
-            budget: Arc::new(budget),
-        }
+        });
+        metrics.watch_in_flight(&budget);
+        Self { inner, budget }
     }
-}
 
-impl<S> std::fmt::Debug for Limit<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Limit")
-            .field("in_flight", &self.budget.held.level())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Budget {
-    fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, &Error> {
-        let bytes = bytes as u64;
+    fn admit(&self, bytes: usize) -> Result<Permit, &Error> {
+        let (budget, bytes) = (&**self.budget, bytes as u64);
         // Counted like the others, a command as large as the budget would have to wait until it is alone, and then refuse all others.
-        let has_seat = bytes > self.max_bytes / 2 && !self.has_large.swap(true, Ordering::Relaxed);
-        if bytes > self.max_bytes && !has_seat {
-            return Err(&self.too_large);
+        let has_seat =
+            bytes > budget.max_bytes / 2 && !budget.has_large.swap(true, Ordering::Relaxed);
+        if bytes > budget.max_bytes && !has_seat {
+            return Err(&budget.too_large);
         }
         let permit = Permit {
-            budget: self.clone(),
+            budget: self.budget.hold(),
             share: if has_seat {
                 CALL
             } else {
@@ -108,20 +90,28 @@ impl Budget {
             },
             has_seat,
         };
-        let before = self.held.0.fetch_add(permit.share, Ordering::Relaxed);
-        if before / CALL >= self.max_calls {
-            return Err(&self.too_many);
+        let before = budget.held.fetch_add(permit.share, Ordering::Relaxed);
+        if before / CALL >= budget.max_calls {
+            return Err(&budget.too_many);
         }
-        if !has_seat && before % CALL + bytes > self.max_bytes {
-            return Err(&self.too_large);
+        if !has_seat && before % CALL + bytes > budget.max_bytes {
+            return Err(&budget.too_large);
         }
         Ok(permit)
     }
 }
 
+impl<S> std::fmt::Debug for Limit<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limit")
+            .field("in_flight", &self.budget.level())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.held.0.fetch_sub(self.share, Ordering::Relaxed);
+        self.budget.held.fetch_sub(self.share, Ordering::Relaxed);
         if self.has_seat {
             self.budget.has_large.store(false, Ordering::Relaxed);
         }
@@ -141,7 +131,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match self.budget.admit(request.packed().len()) {
+        match self.admit(request.packed().len()) {
             Ok(permit) => LimitFuture::Admitted {
                 inner: self.inner.call(request),
                 _permit: permit,
@@ -197,38 +187,38 @@ impl<F: Expire> Expire for LimitFuture<F> {
 mod tests {
     use super::*;
 
-    fn budget(max_bytes: usize) -> Arc<Budget> {
+    fn limit(max_bytes: usize) -> Limit<()> {
         let config = Config::builder("redis://127.0.0.1/")
             .max_in_flight(4)
             .max_buffered_bytes(max_bytes);
         let config = config.build().expect("legal");
-        let metrics = Metrics::named(&Arc::from("limit"));
-        Limit::new((), &config, &metrics).budget
+        let metrics = Metrics::named(&"limit".into());
+        Limit::new((), &config, &metrics)
     }
 
     #[test]
     fn one_large_command_rides_beside_the_budget_and_refuses_nobody() {
         let max = 64 << 10;
-        let budget = budget(max);
-        let small = budget.admit(100).expect("room");
-        let large = budget.admit(10 * max).expect("the one large");
-        assert!(budget.admit(10 * max).is_err(), "a second one");
-        let others = budget.admit(max / 2).expect("a budget of their own");
-        assert!(budget.admit(max / 2).is_err(), "which ends");
+        let limit = limit(max);
+        let small = limit.admit(100).expect("room");
+        let large = limit.admit(10 * max).expect("the one large");
+        assert!(limit.admit(10 * max).is_err(), "a second one");
+        let others = limit.admit(max / 2).expect("a budget of their own");
+        assert!(limit.admit(max / 2).is_err(), "which ends");
         drop((small, large, others));
-        assert!(budget.admit(10 * max).is_ok(), "the seat is free again");
-        assert_eq!(budget.held.0.load(Ordering::Relaxed), 0);
+        assert!(limit.admit(10 * max).is_ok(), "the seat is free again");
+        assert_eq!(limit.budget.held.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn the_cap_of_calls_is_exact_and_refusals_hold_nothing() {
-        let budget = budget(64 << 10);
-        let held: Vec<_> = (0..4).map(|_| budget.admit(1).expect("room")).collect();
+        let limit = limit(64 << 10);
+        let held: Vec<_> = (0..4).map(|_| limit.admit(1).expect("room")).collect();
         for _ in 0..1000 {
-            assert!(budget.admit(1).is_err());
+            assert!(limit.admit(1).is_err());
         }
-        assert_eq!(budget.held.level(), 4);
+        assert_eq!(limit.budget.level(), 4);
         drop(held);
-        assert_eq!(budget.held.0.load(Ordering::Relaxed), 0);
+        assert_eq!(limit.budget.held.load(Ordering::Relaxed), 0);
     }
 }

@@ -244,7 +244,7 @@ impl Counts {
     fn new(name: &Arc<str>) -> Self {
         Self {
             client: name.clone(),
-            calls: Totals::new(names::CALLS, name),
+            calls: Totals::by_thread(names::CALLS, name),
             transitions: Totals::new(names::BREAKER_TRANSITIONS, name),
             link_ends: Totals::new(names::LINK_ENDS, name),
             dials: Totals::new(names::DIALS, name),

@@ -1,21 +1,25 @@
 //! One deadline over everything a call does.
 //!
-//! Owns the call's only timer. Promises: no call outlives its deadline by more than the runtime's own lag, because the caller's task
-//! holds the timer and not the link's; expiry is *told* to what is below ([`Expire`]) and not merely dropped, so that the breaker
-//! counts it and the error knows the phase. Leaves phases and reasons to those below. Fails with `Timeout`.
+//! Owns the deadline of every call. Promises: no call outlives it by more than the runtime's own lag, because what wakes the caller is
+//! no link's task; expiry is *told* to what is below ([`Expire`]) and not merely dropped, so that the breaker
+//! counts it and the error knows the phase. Leaves phases and reasons to those below, waking to [`clock`].
+//! Fails with `Timeout`; with `Refused` where there is no runtime to wake anybody.
+
+mod clock;
 
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower::Service;
 
-use crate::{Error, Reply, Request, deadline::Deadline};
+use self::clock::Watch;
+use crate::{Error, ErrorKind, Phase, Reply, Request, deadline::Deadline};
 
 /// A future that can be told that its time is up.
 pub(crate) trait Expire {
@@ -60,10 +64,10 @@ where
         let timeout = request.timeout().unwrap_or(self.call_timeout);
         let begun = request.begun().unwrap_or_else(Instant::now);
         let deadline = Deadline::starting(begun, timeout);
-        let inner = self.inner.call(request.with_deadline(deadline));
         TimeoutFuture {
-            inner,
-            timer: sleep_until(deadline.at()),
+            inner: self.inner.call(request.with_deadline(deadline)),
+            deadline,
+            watch: None,
         }
     }
 }
@@ -74,8 +78,8 @@ pin_project! {
     pub(crate) struct TimeoutFuture<F> {
         #[pin]
         inner: F,
-        #[pin]
-        timer: Sleep,
+        deadline: Deadline,
+        watch: Option<Watch>,
     }
 }
 
@@ -90,7 +94,33 @@ where
         if let Poll::Ready(result) = this.inner.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        ready!(this.timer.poll(cx));
-        Poll::Ready(Err(this.inner.expire()))
+        if this
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.is_kept(cx.waker()))
+        {
+            return Poll::Pending;
+        }
+        // A call that begins has time left, unless it was given none.
+        let may_be_late = this.watch.is_some() || this.deadline.timeout().is_zero();
+        if may_be_late && this.deadline.is_past(Instant::now()) {
+            return Poll::Ready(Err(this.inner.expire()));
+        }
+        match Watch::new(this.deadline.at(), cx.waker()) {
+            Ok(watch) => {
+                *this.watch = Some(watch);
+                Poll::Pending
+            }
+            Err(none) => Poll::Ready(Err(homeless(none))),
+        }
     }
+}
+
+fn homeless(none: tokio::runtime::TryCurrentError) -> Error {
+    Error::new(
+        ErrorKind::Refused,
+        Phase::Queue,
+        "called outside a tokio runtime",
+    )
+    .because(none)
 }
