@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
+use redis::{Cmd, Pipeline, RedisFuture, Value, aio::ConnectionLike};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::Service;
 
@@ -30,7 +30,7 @@ pub type ClientService = ResilienceService<LinkConnector>;
 /// pipeline and script runs on it unchanged. Clones share everything: caps, connection, circuit, health. The last one to go ends it.
 ///
 /// # Errors
-/// A call fails with a [`RedisError`] that has an [`Error`] inside ([`Error::find_in`]), or with the server's own error. Commands that would
+/// A call fails with a [`redis::RedisError`] that has an [`Error`] inside ([`Error::find_in`]), or with the server's own error. Commands that would
 /// harm the others on a shared connection are `Refused` before a byte is sent.
 ///
 /// # Cancel safety
@@ -295,27 +295,10 @@ impl ConnectionLike for Client {
             return Box::pin(async move { Err(empty.into()) });
         }
         let reply = self.service.call(Request::slice(pipeline, offset, count));
-        Box::pin(async move {
-            let values = reply.await?.into_values();
-            match <[Value; 1]>::try_from(values) {
-                // A transaction that was aborted: redis' own connections give this as an error.
-                Ok([value @ Value::ServerError(_)]) if pipeline.is_transaction() => {
-                    Err(aborted(value))
-                }
-                Ok([value]) => Ok(vec![value]),
-                Err(values) => Ok(values),
-            }
-        })
+        Box::pin(async move { reply.await?.into_replies(pipeline) })
     }
 
     fn get_db(&self) -> i64 {
         self.db
-    }
-}
-
-fn aborted(value: Value) -> RedisError {
-    match value.extract_error() {
-        Err(error) => error,
-        Ok(_) => (redis::ErrorKind::Client, "transaction was aborted").into(),
     }
 }

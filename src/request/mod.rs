@@ -6,6 +6,7 @@
 
 pub(crate) mod commands;
 mod extensions;
+mod refused;
 
 use std::{
     fmt, future::Future, pin::pin, sync::Arc, task::Context, task::Poll, task::Waker,
@@ -14,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use redis::{
-    Cmd, FromRedisValue, ParsingError, Pipeline, RedisError, RedisFuture, Value,
-    aio::ConnectionLike, from_redis_value,
+    Cmd, FromRedisValue, ParsingError, Pipeline, RedisError, RedisFuture, RedisResult, ServerError,
+    Value, aio::ConnectionLike, from_redis_value,
 };
 
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use extensions::Extensions;
+pub(crate) use refused::Refusals;
 
 /// One command or pipeline, packed once and cheap to clone.
 ///
@@ -258,6 +260,8 @@ pub struct Reply {
 pub(crate) enum Values {
     One(Value),
     Many(Vec<Value>),
+    /// Those of a transaction of which the server refused a part, and so the whole.
+    Refused(Vec<Value>, Box<Refusals>),
 }
 
 impl Reply {
@@ -272,7 +276,7 @@ impl Reply {
     /// error, in its own words, or the reply does not convert to `T`, in words that do not quote it.
     pub fn parse<T: FromRedisValue>(self) -> Result<T, Error> {
         match (self.shape, self.values) {
-            (Shape::Pipeline(pipeline), values) => parse_pipeline(&pipeline, values.into_vec()),
+            (Shape::Pipeline(pipeline), values) => parse_pipeline(&pipeline, values),
             (_, values) => values
                 .into_value()
                 .extract_error()
@@ -287,8 +291,9 @@ impl Reply {
         self.values.into_value()
     }
 
-    pub(crate) fn into_values(self) -> Vec<Value> {
-        self.values.into_vec()
+    /// A pipeline's replies, as redis' own connections give them.
+    pub(crate) fn into_replies(self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        self.values.into_replies(pipeline)
     }
 }
 
@@ -296,7 +301,7 @@ impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let values = match &self.values {
             Values::One(_) => 1,
-            Values::Many(values) => values.len(),
+            Values::Many(values) | Values::Refused(values, _) => values.len(),
         };
         f.debug_struct("Reply")
             .field("values", &values)
@@ -308,21 +313,49 @@ impl Values {
     fn into_value(self) -> Value {
         match self {
             Self::One(value) => value,
-            Self::Many(values) => Value::Array(values),
+            Self::Many(values) | Self::Refused(values, _) => Value::Array(values),
         }
     }
 
-    fn into_vec(self) -> Vec<Value> {
+    /// Whether `is` holds for an error reply, however deep inside.
+    pub(crate) fn has_error(&self, is: impl Fn(&ServerError) -> bool + Copy) -> bool {
         match self {
-            Self::One(value) => vec![value],
-            Self::Many(values) => values,
+            Self::One(value) => holds_error(value, is),
+            Self::Many(values) => values.iter().any(|value| holds_error(value, is)),
+            Self::Refused(values, refusals) => {
+                let refused = refusals.errors();
+                refused.chain(values).any(|value| holds_error(value, is))
+            }
+        }
+    }
+
+    fn into_replies(self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::One(value) => Ok(vec![value]),
+            Self::Refused(values, refusals) if pipeline.is_transaction() => {
+                refusals.error().map_or(Ok(values), Err)
+            }
+            Self::Many(values) | Self::Refused(values, _) => Ok(values),
         }
     }
 }
 
+fn holds_error(value: &Value, is: impl Fn(&ServerError) -> bool + Copy) -> bool {
+    let any = |values: &[Value]| values.iter().any(|value| holds_error(value, is));
+    match value {
+        Value::ServerError(error) => is(error),
+        Value::Array(values) | Value::Set(values) => any(values),
+        Value::Map(pairs) => pairs
+            .iter()
+            .any(|(key, value)| holds_error(key, is) || holds_error(value, is)),
+        Value::Attribute { data, .. } => holds_error(data, is),
+        _ => false,
+    }
+}
+
 /// Redis keeps the rules for a pipeline's result to itself, so they are asked through a connection that has the answer already.
-fn parse_pipeline<T: FromRedisValue>(pipeline: &Pipeline, values: Vec<Value>) -> Result<T, Error> {
-    let mut recorded = Recorded(values);
+fn parse_pipeline<T: FromRedisValue>(pipeline: &Pipeline, values: Values) -> Result<T, Error> {
+    let mut recorded = Recorded(Some(values.into_replies(pipeline)));
     let parsed = pin!(pipeline.query_async::<T>(&mut recorded))
         .poll(&mut Context::from_waker(Waker::noop()));
     match parsed {
@@ -345,12 +378,19 @@ fn unquoted<T>(error: RedisError) -> Error {
     })
 }
 
-struct Recorded(Vec<Value>);
+/// Replies that have come already, for whoever asks first.
+struct Recorded(Option<RedisResult<Vec<Value>>>);
+
+impl Recorded {
+    fn take(&mut self) -> RedisResult<Vec<Value>> {
+        self.0.take().unwrap_or_else(|| Ok(Vec::new()))
+    }
+}
 
 impl ConnectionLike for Recorded {
     fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
-        let value = Value::Array(std::mem::take(&mut self.0));
-        Box::pin(async move { Ok(value) })
+        let values = self.take();
+        Box::pin(async move { values.map(Value::Array) })
     }
 
     fn req_packed_commands<'a>(
@@ -359,8 +399,8 @@ impl ConnectionLike for Recorded {
         _: usize,
         _: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let values = std::mem::take(&mut self.0);
-        Box::pin(async move { Ok(values) })
+        let values = self.take();
+        Box::pin(async move { values })
     }
 
     fn get_db(&self) -> i64 {

@@ -9,7 +9,10 @@ use std::{collections::VecDeque, sync::Arc};
 use redis::{ServerError, Value};
 
 use super::job::{Job, Origin, Sent};
-use crate::{Error, ErrorKind, Phase, request::Values, request::commands::Effect};
+use crate::{
+    Error, ErrorKind, Phase,
+    request::{Refusals, Values, commands::Effect},
+};
 
 pub(crate) struct Owed {
     origin: Arc<Origin>,
@@ -29,8 +32,21 @@ struct Entry {
     skip: usize,
     want: usize,
     got: Vec<Value>,
+    /// What was an error among those that are skipped.
+    refused: Option<Box<Refusals>>,
     /// One of its replies was too large to keep.
     too_large: Option<Error>,
+}
+
+impl Entry {
+    /// Skips `value`, but for an error: it is why a transaction will be refused.
+    fn pass(&mut self, value: Value) {
+        if let (Value::ServerError(_), Some(job)) = (&value, &self.job) {
+            let position = job.expected().skip - self.skip;
+            self.refused.get_or_insert_default().note(position, value);
+        }
+        self.skip -= 1;
+    }
 }
 
 /// A reply came that nobody is owed.
@@ -65,6 +81,7 @@ impl Owed {
             skip: expected.skip,
             want: expected.count,
             got: Vec::new(),
+            refused: None,
             too_large: None,
         });
     }
@@ -77,6 +94,7 @@ impl Owed {
             skip: replies,
             want: 0,
             got: Vec::new(),
+            refused: None,
             too_large: None,
         });
     }
@@ -96,7 +114,7 @@ impl Owed {
                     entry.want = entry.want.saturating_sub(1)
                 }
             }
-            Ok(_) if entry.skip > 0 => entry.skip -= 1,
+            Ok(value) if entry.skip > 0 => entry.pass(value),
             Ok(value) if entry.want == 1 && entry.got.is_empty() && entry.too_large.is_none() => {
                 return self.complete(Some(value));
             }
@@ -128,10 +146,12 @@ impl Owed {
             job.end(Sent::Never, &not_primary(), &self.origin);
             return Ok(());
         }
-        let awaited = job.reply(match single {
-            Some(value) if job.is_single() => Values::One(value),
-            Some(value) => Values::Many(vec![value]),
-            None => Values::Many(entry.got),
+        let awaited = job.reply(match (single, entry.refused) {
+            (Some(value), _) if job.is_single() => Values::One(value),
+            (Some(value), None) => Values::Many(vec![value]),
+            (Some(value), Some(refused)) => Values::Refused(vec![value], refused),
+            (None, None) => Values::Many(entry.got),
+            (None, Some(refused)) => Values::Refused(entry.got, refused),
         });
         self.served += u32::from(awaited);
         Ok(())
@@ -210,7 +230,7 @@ impl Owed {
 }
 
 /// Whether a replica refused a command for being one: it has not run.
-fn is_replicas(error: &ServerError) -> bool {
+pub(crate) fn is_replicas(error: &ServerError) -> bool {
     let details = error.details().unwrap_or_default();
     match error.code() {
         "READONLY" => matches!(

@@ -155,7 +155,9 @@ impl Asker {
     fn on_outcome(&mut self, outcome: Option<Outcome>) -> Heard {
         self.question = None;
         match outcome {
-            Some(Outcome::Replied(Values::Many(values))) => Heard::Answer(values),
+            Some(Outcome::Replied(Values::Many(values) | Values::Refused(values, _))) => {
+                Heard::Answer(values)
+            }
             Some(Outcome::Replied(Values::One(value))) => Heard::Answer(vec![value]),
             Some(Outcome::Ended(end)) => Heard::Failed(end.error),
             None => Heard::Failed(self.silent()),
