@@ -13,21 +13,23 @@ use tower::Service;
 use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
     HealthWatch, Phase, Request, SentinelPolicy, Sentinels,
+    adopt::service_connection::empty,
     channel::Sources,
     config::defaults,
     deadline::Deadline,
     dns::{DnsPolicy, Resolve},
     health::HealthCell,
-    layer::{LinkConnector, ResilienceLayer, ResilienceService},
+    layer::{Connect, LinkConnector, ResilienceLayer, ResilienceService},
 };
 
 /// The stack of a [`Client`] as a tower service. Always ready; cheap to clone.
-pub type ClientService = ResilienceService<LinkConnector>;
+pub type ClientService<C = LinkConnector> = ResilienceService<C>;
 
 /// A Redis client that bounds every call.
 ///
 /// It is a [`redis::aio::ConnectionLike`]: every `conn.get(k).await?` of [`redis::AsyncTypedCommands`] and [`redis::AsyncCommands`], every
 /// pipeline and script runs on it unchanged. Clones share everything: caps, connection, circuit, health. The last one to go ends it.
+/// `C` is what makes its connections: [`Builder::connector`].
 ///
 /// # Errors
 /// A call fails with a [`redis::RedisError`] that has an [`Error`] inside ([`Error::find_in`]), or with the server's own error. Commands that would
@@ -45,17 +47,18 @@ pub type ClientService = ResilienceService<LinkConnector>;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Client {
-    service: ClientService,
+pub struct Client<C: Connect = LinkConnector> {
+    service: ClientService<C>,
     health: Arc<HealthCell>,
     db: i64,
 }
 
 /// Collects the settings of a [`Client`]. Setters take and give the builder; [`build`](Self::build) checks them all.
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct Builder {
+pub struct Builder<C = LinkConnector> {
     config: ConfigBuilder,
     sources: Sources,
+    connector: C,
 }
 
 impl Client {
@@ -68,22 +71,25 @@ impl Client {
         Ok(Builder {
             config: Config::builder(url).with_sound_url()?,
             sources: Sources::default(),
+            connector: LinkConnector::new(),
         })
     }
 
     /// A client with a finished configuration, for example from [`Config::from_env`].
     #[must_use]
     pub fn from_config(config: Config) -> Self {
-        Self::assemble(config, Sources::default())
+        Self::assemble(config, Sources::default(), LinkConnector::new())
     }
+}
 
-    fn assemble(config: Config, sources: Sources) -> Self {
+impl<C: Connect> Client<C> {
+    fn assemble(config: Config, sources: Sources, connector: C) -> Self {
         let health = Arc::new(HealthCell::starting(&config));
         let db = config.db();
         let service = ResilienceLayer::new(config)
             .sources(sources)
             .health(health.clone())
-            .build(LinkConnector::new());
+            .build(connector);
         Self {
             service,
             health,
@@ -93,7 +99,7 @@ impl Client {
 
     /// The stack as a tower `Service<Request>`, to put other layers around it.
     #[must_use]
-    pub fn service(&self) -> ClientService {
+    pub fn service(&self) -> ClientService<C> {
         self.service.clone()
     }
 
@@ -171,7 +177,7 @@ impl Client {
     }
 }
 
-impl Builder {
+impl<C> Builder<C> {
     /// See [`ConfigBuilder::call_timeout`].
     pub fn call_timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.call_timeout(timeout))
@@ -234,6 +240,15 @@ impl Builder {
         self
     }
 
+    /// Makes connections with `connector`. Default [`LinkConnector`]; [`RedisConnector`](crate::RedisConnector) is the other.
+    pub fn connector<D: Connect>(self, connector: D) -> Builder<D> {
+        Builder {
+            config: self.config,
+            sources: self.sources,
+            connector,
+        }
+    }
+
     fn with(mut self, change: impl FnOnce(ConfigBuilder) -> ConfigBuilder) -> Self {
         self.config = change(self.config);
         self
@@ -244,12 +259,16 @@ impl Builder {
     ///
     /// # Errors
     /// Every fault at once.
-    pub fn build(self) -> Result<Client, ConfigError> {
-        Ok(Client::assemble(self.config.build()?, self.sources))
+    pub fn build(self) -> Result<Client<C>, ConfigError>
+    where
+        C: Connect,
+    {
+        let config = self.config.build()?;
+        Ok(Client::assemble(config, self.sources, self.connector))
     }
 }
 
-impl fmt::Debug for Builder {
+impl<C> fmt::Debug for Builder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("config", &self.config)
@@ -257,7 +276,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-impl fmt::Debug for Client {
+impl<C: Connect> fmt::Debug for Client<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("health", &self.health())
@@ -277,7 +296,7 @@ impl HealthCell {
     }
 }
 
-impl ConnectionLike for Client {
+impl<C: Connect> ConnectionLike for Client<C> {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let reply = self.service.call(Request::from(cmd));
         Box::pin(async move { Ok(reply.await?.into_value()) })
@@ -289,10 +308,8 @@ impl ConnectionLike for Client {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        if pipeline.is_empty() && !pipeline.is_transaction() {
-            // What redis' own connections say of it.
-            let empty = (redis::ErrorKind::Client, "empty command");
-            return Box::pin(async move { Err(empty.into()) });
+        if let Some(empty) = empty(pipeline) {
+            return Box::pin(async move { Err(empty) });
         }
         let reply = self.service.call(Request::slice(pipeline, offset, count));
         Box::pin(async move { reply.await?.into_replies(pipeline) })

@@ -24,7 +24,8 @@
 //! # Three faces
 //! 1. [`Client`]: a [`redis::aio::ConnectionLike`]. Existing calls, pipelines and scripts run on it unchanged.
 //! 2. [`layer::ResilienceLayer`] around a [`layer::LinkConnector`]: the same stack as a tower `Service<`[`Request`]`, Response = `[`Reply`]`,
-//!    Error = `[`Error`]`>`; [`Client::service`] hands out that of a client.
+//!    Error = `[`Error`]`>`; [`Client::service`] hands out that of a client, and [`ServiceConnection`] makes a stack redis' connection again.
+//!    With a [`RedisConnector`] the same stack keeps `redis`' own multiplexed connection.
 //! 3. A layer for a finished connection of your own, bounded but not healed: not yet.
 //!
 //! # Cancel safety
@@ -72,6 +73,7 @@
 //! # Feature flags
 //! None yet. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
 
+mod adopt;
 mod backoff;
 #[cfg(test)]
 mod cancellation;
@@ -98,6 +100,7 @@ pub mod dns {
     };
 }
 
+pub use adopt::{RedisConnector, ServiceConnection};
 pub use client::{Builder, Client, ClientService};
 pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError, SentinelPolicy};
 pub use error::{Error, ErrorKind, Phase};

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    LinkState, Pace,
+    LinkState, Pace, Post,
     codec::{Decoder, Frame},
     job::{Job, Origin, Sent},
     mailbox::{Mailbox, Retire},
@@ -36,19 +36,19 @@ use super::{
 use crate::{Error, ErrorKind, Phase};
 
 /// An idle link asks for a sign of life this often.
-const IDLE_PING: Duration = Duration::from_secs(2);
+pub(crate) const IDLE_PING: Duration = Duration::from_secs(2);
 /// A retiring link looks this often whether anybody still waits.
-const RETIRING_LOOK: Duration = Duration::from_millis(25);
+pub(crate) const RETIRING_LOOK: Duration = Duration::from_millis(25);
 /// No more jobs are begun while this many bytes wait for the kernel: what is not begun can still be taken back.
-const HIGH_WATER: u64 = 64 * 1024;
+pub(crate) const HIGH_WATER: u64 = 64 * 1024;
 const READ_CHUNK: usize = 64 * 1024;
 /// Work per poll before other tasks of the runtime get their turn.
 const READS_PER_TURN: usize = 16;
 const FRAMES_PER_TURN: usize = 4096;
-const ROUNDS_PER_TURN: usize = 16;
+pub(crate) const ROUNDS_PER_TURN: usize = 16;
 /// A link so young was asked for its role a moment ago: an error inside a reply may be a script's own, and no script may make us swap
 /// links all day.
-const SETTLING: Duration = Duration::from_secs(1);
+pub(crate) const SETTLING: Duration = Duration::from_secs(1);
 const PING: Bytes = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
 
 /// What a driver starts from: a socket whose handshake is done.
@@ -84,7 +84,7 @@ pub(crate) struct Driver<S: Socket> {
 }
 
 /// Why a driver ends.
-enum Exit {
+pub(crate) enum Exit {
     /// The peer or the kernel ended the connection.
     Lost(io::Error),
     /// The peer broke the protocol.
@@ -97,6 +97,19 @@ enum Exit {
     Aborted(Error),
 }
 
+impl Exit {
+    /// What it is to those who wait, and whether it was the peer's doing.
+    pub(crate) fn told(self, pace: &Pace) -> (Error, bool) {
+        match self {
+            Self::Lost(error) => (pace.lost(lost(&error)).because(error), true),
+            Self::Protocol(error) => (error.at(&pace.endpoint), true),
+            Self::Silent => (pace.lost("server silent"), false),
+            Self::Retired => (pace.lost("connection is being replaced"), false),
+            Self::Aborted(error) => (error, false),
+        }
+    }
+}
+
 /// Whether a read found the socket empty.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
@@ -105,13 +118,13 @@ enum Read {
 }
 
 impl<S: Socket> Driver<S> {
-    pub(crate) fn new(
-        start: Start<S>,
-        origin: Arc<Origin>,
-        mailbox: Arc<Mailbox>,
-        pace: Arc<Pace>,
-        state: watch::Sender<LinkState>,
-    ) -> Self {
+    pub(crate) fn new(start: Start<S>, post: Post) -> Self {
+        let Post {
+            origin,
+            mailbox,
+            pace,
+            state,
+        } = post;
         let now = Instant::now();
         let mut owed = Owed::new(origin.clone(), pace.primary_only);
         let mut silence = Silence::new();
@@ -403,13 +416,7 @@ impl<S: Socket> Driver<S> {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        let (error, by_peer) = match exit {
-            Exit::Lost(error) => (self.pace.lost(lost(&error)).because(error), true),
-            Exit::Protocol(error) => (error.at(&self.pace.endpoint), true),
-            Exit::Silent => (self.pace.lost("server silent"), false),
-            Exit::Retired => (self.pace.lost("connection is being replaced"), false),
-            Exit::Aborted(error) => (error, false),
-        };
+        let (error, by_peer) = exit.told(&self.pace);
         if !by_peer {
             self.socket.abort();
         }

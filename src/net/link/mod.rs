@@ -17,6 +17,7 @@ pub(crate) mod socket;
 
 use std::{
     fmt,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -117,7 +118,7 @@ impl Pace {
         }
     }
 
-    fn disown(&self, link: LinkId) {
+    pub(crate) fn disown(&self, link: LinkId) {
         self.disowned.store(link.0, Ordering::Release);
         self.disowning.notify_one();
     }
@@ -138,7 +139,7 @@ impl Pace {
     }
 
     /// So many more calls got their reply. Told once a turn, not once a call.
-    fn serve(&self, calls: u32) {
+    pub(crate) fn serve(&self, calls: u32) {
         self.served.fetch_add(calls, Ordering::Relaxed);
     }
 
@@ -147,7 +148,7 @@ impl Pace {
         self.served.swap(0, Ordering::Relaxed)
     }
 
-    fn limits(&self) -> silence::Limits {
+    pub(crate) fn limits(&self) -> silence::Limits {
         silence::Limits {
             stall_after: self.stall_after(),
             unresponsive_after: self.unresponsive_after,
@@ -155,7 +156,7 @@ impl Pace {
         }
     }
 
-    fn lost(&self, detail: &'static str) -> Error {
+    pub(crate) fn lost(&self, detail: &'static str) -> Error {
         Error::new(ErrorKind::ConnectionLost, Phase::Reply, detail).at(&self.endpoint)
     }
 }
@@ -167,6 +168,14 @@ fn micros(duration: Duration) -> u64 {
 /// A number that no other link of this process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LinkId(u64);
+
+/// What a driver shares with the handles to it.
+pub(crate) struct Post {
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) state: watch::Sender<LinkState>,
+}
 
 /// A handle to a connection: cheap to clone, and the last one to go ends it.
 #[derive(Clone)]
@@ -189,12 +198,33 @@ impl Link {
         pace: &Arc<Pace>,
         runtime: &Handle,
     ) -> Self {
+        Self::driven(greeting, address, pace, runtime, |post| {
+            Driver::new(start, post)
+        })
+    }
+
+    /// A handle to what `driver` makes of its post.
+    pub(crate) fn driven<D>(
+        greeting: Greeting,
+        address: Address,
+        pace: &Arc<Pace>,
+        runtime: &Handle,
+        driver: impl FnOnce(Post) -> D,
+    ) -> Self
+    where
+        D: Future<Output = ()> + Send + 'static,
+    {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let mailbox = Arc::new(Mailbox::new(pace.max_owed));
         let (sender, state) = watch::channel(LinkState::Healthy);
         let id = LinkId(NEXT.fetch_add(1, Ordering::Relaxed));
         let origin = Arc::new(Origin { id, greeting });
-        let driver = Driver::new(start, origin.clone(), mailbox.clone(), pace.clone(), sender);
+        let driver = driver(Post {
+            origin: origin.clone(),
+            mailbox: mailbox.clone(),
+            pace: pace.clone(),
+            state: sender,
+        });
         // Outside tokio's cooperative budget: a budget that runs out looks like an empty socket, and silence is judged after one.
         let task = spawn_owned(runtime, tokio::task::coop::unconstrained(driver));
         Self(Arc::new(Inner {

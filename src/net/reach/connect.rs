@@ -1,6 +1,7 @@
 //! How connections are made: the one seam between those who keep a connection and the ways to reach a server.
 //!
-//! Owns [`Connect`], its working half [`Dial`], and [`Wire`], which a connection must offer to be supervised, and [`LinkConnector`], the default.
+//! Owns [`Connect`], its working half [`Dial`], and [`Wire`], which a connection must offer to be supervised; [`greet`], with which every
+//! connector begins, and [`LinkConnector`], the default.
 //! Promises: a connection that comes out of here has answered a normal command. Leaves *when* and *where* to the [`prober`](super::prober) and its keeper.
 //! Fails by kind and phase: `connect`, `tls`, `handshake`.
 
@@ -22,14 +23,17 @@ use crate::{
         link::{
             Link, LinkState, Pace,
             dial::dial,
-            handshake::{Introduction, handshake},
+            driver::Start,
+            handshake::{Greeting, Introduction, handshake},
             job::{Job, Origin},
             mailbox::{Rejected, Retire},
+            socket::Stream,
         },
     },
 };
 
-/// A way to make connections for a [`ResilienceLayer`](crate::layer::ResilienceLayer). Sealed: [`LinkConnector`] is the one that ships.
+/// A way to make connections for a [`ResilienceLayer`](crate::layer::ResilienceLayer). Sealed: [`LinkConnector`] and
+/// [`RedisConnector`](crate::RedisConnector) are those that ship.
 #[expect(
     private_bounds,
     reason = "sealed: what a connection must offer is the crate's own business"
@@ -87,6 +91,30 @@ impl Stage {
     }
 }
 
+/// Opens a hardened socket, introduces us on it, and hears a normal command answered: what comes next is the connector's own.
+pub(crate) async fn greet(attempt: &Attempt) -> Result<(Start<Stream>, Greeting), Error> {
+    let dialling = Instant::now();
+    let socket = dial(&attempt.address, attempt.connect_timeout).await?;
+    let dialled = dialling.elapsed();
+    attempt.stage.established();
+    let greeted = tokio::time::timeout(
+        attempt.handshake_limit,
+        handshake(socket, &attempt.introduction),
+    )
+    .await;
+    let (start, mut greeting) = greeted.unwrap_or_else(|_| {
+        Err(Error::new(
+            crate::ErrorKind::Timeout,
+            crate::Phase::Handshake,
+            "server silent",
+        )
+        .after(attempt.handshake_limit))
+    })?;
+    // The network's share: a server that was busy with our introduction is not far away.
+    greeting.round_trip = greeting.round_trip.min(dialled);
+    Ok((start, greeting))
+}
+
 /// Connects with a connection of our own, which knows for each call whether a byte of it was sent.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -114,25 +142,7 @@ impl Dial for LinkConnector {
         attempt: Attempt,
     ) -> impl Future<Output = Result<Link, Error>> + Send + 'static {
         async move {
-            let dialling = Instant::now();
-            let socket = dial(&attempt.address, attempt.connect_timeout).await?;
-            let dialled = dialling.elapsed();
-            attempt.stage.established();
-            let greeted = tokio::time::timeout(
-                attempt.handshake_limit,
-                handshake(socket, &attempt.introduction),
-            )
-            .await;
-            let (start, mut greeting) = greeted.unwrap_or_else(|_| {
-                Err(Error::new(
-                    crate::ErrorKind::Timeout,
-                    crate::Phase::Handshake,
-                    "server silent",
-                )
-                .after(attempt.handshake_limit))
-            })?;
-            // The network's share: a server that was busy with our introduction is not far away.
-            greeting.round_trip = greeting.round_trip.min(dialled);
+            let (start, greeting) = greet(&attempt).await?;
             Ok(Link::spawn(
                 start,
                 greeting,

@@ -25,6 +25,7 @@ use bytes::{Buf, BytesMut};
 use redis::{PushKind, Value};
 
 use machine::Machine;
+pub(crate) use wire::disowns;
 
 /// What a peer may make us hold.
 #[derive(Clone, Copy, Debug)]

@@ -158,7 +158,7 @@ pub(super) fn line(kind: Line, text: &[u8]) -> Result<Value, Malformed> {
 
 /// Whether an error line says that the server is no primary: a write that a replica refuses (also inside a script's own error), or a
 /// replica that has lost its primary.
-pub(super) fn disowns(error: &[u8]) -> bool {
+pub(crate) fn disowns(error: &[u8]) -> bool {
     const READONLY: &[u8] = b"READONLY You can't write against a read only";
     error.starts_with(b"MASTERDOWN Link with MASTER is down")
         || error.windows(READONLY.len()).any(|part| part == READONLY)

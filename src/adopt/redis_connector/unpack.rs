@@ -1,0 +1,135 @@
+//! Packed bytes back into `redis`' own commands, which is all that its connection takes.
+//!
+//! Owns [`Unpacked`]. Promises: packed again it is the same bytes; a transaction stays the commands that it is on the wire, so that its
+//! replies are counted here and over a link alike. Fails only on bytes that `redis` did not pack.
+
+use bytes::Bytes;
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+
+use crate::request::{Expected, Refusals, Values};
+
+/// A request as `redis`' connection wants it.
+pub(super) enum Unpacked {
+    /// One bare value answers it.
+    One(Cmd),
+    /// Of its replies the first are skipped.
+    Many(Pipeline, Expected),
+}
+
+impl Unpacked {
+    /// `single`: it is one command, and its answer one bare value.
+    pub(super) fn new(packed: &Bytes, expected: Expected, single: bool) -> Option<Self> {
+        let mut left: &[u8] = packed;
+        if single {
+            let cmd = command(&mut left)?;
+            return left.is_empty().then_some(Self::One(cmd));
+        }
+        let mut pipeline = Pipeline::with_capacity(expected.owed());
+        while !left.is_empty() {
+            pipeline.add_command(command(&mut left)?);
+        }
+        Some(Self::Many(pipeline, expected))
+    }
+
+    /// Sends it.
+    pub(super) async fn ask(self, mut connection: MultiplexedConnection) -> RedisResult<Values> {
+        match self {
+            Self::One(cmd) => connection.send_packed_command(&cmd).await.map(Values::One),
+            Self::Many(pipeline, expected) => connection
+                .send_packed_commands(&pipeline, 0, expected.owed())
+                .await
+                .map(|replies| skipped(replies, expected)),
+        }
+    }
+}
+
+/// The replies that were asked for, and what was refused among those that were not.
+fn skipped(mut replies: Vec<Value>, expected: Expected) -> Values {
+    let wanted = replies.split_off(expected.skip.min(replies.len()));
+    let mut refused = Refusals::default();
+    for (position, reply) in replies.into_iter().enumerate() {
+        refused.note(position, reply);
+    }
+    if refused.is_empty() {
+        Values::Many(wanted)
+    } else {
+        Values::Refused(wanted, Box::new(refused))
+    }
+}
+
+/// Takes one command, an array of bulk strings, off the front of `bytes`.
+fn command(bytes: &mut &[u8]) -> Option<Cmd> {
+    let words = length(bytes, b'*')?;
+    let mut cmd = Cmd::with_capacity(words, bytes.len().min(ARGUMENTS));
+    for _ in 0..words {
+        let len = length(bytes, b'$')?;
+        cmd.arg(bytes.get(..len)?);
+        *bytes = bytes.get(len..)?.strip_prefix(b"\r\n")?;
+    }
+    Some(cmd)
+}
+
+/// Takes a line off the front: `sign` and a number.
+fn length(bytes: &mut &[u8], sign: u8) -> Option<usize> {
+    let line = bytes.strip_prefix(&[sign])?;
+    let end = line.iter().position(|byte| *byte == b'\r')?;
+    let number = std::str::from_utf8(line.get(..end)?).ok()?.parse().ok()?;
+    *bytes = line.get(end..)?.strip_prefix(b"\r\n")?;
+    Some(number)
+}
+
+/// Room for the arguments of a common command. `redis` makes more where it is needed.
+const ARGUMENTS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Request;
+
+    fn again(request: &Request, single: bool) -> Option<Vec<u8>> {
+        match Unpacked::new(request.packed(), request.expected(), single)? {
+            Unpacked::One(cmd) => Some(cmd.get_packed_command()),
+            Unpacked::Many(pipeline, expected) => {
+                assert_eq!(expected, request.expected());
+                assert_eq!(pipeline.len(), expected.owed());
+                assert!(!pipeline.is_transaction());
+                Some(pipeline.get_packed_pipeline())
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_packed_again_is_the_same_bytes() {
+        let binary: Vec<u8> = (0..=255).chain(*b"\r\n$-1\r\n*0\r\n").collect();
+        let large = vec![b'x'; 3 * ARGUMENTS];
+        let mut set = redis::cmd("SET");
+        set.arg(&binary).arg("").arg(large).arg(-1.5);
+        let mut scan = redis::cmd("SCAN");
+        scan.cursor_arg(17).arg("COUNT").arg(3);
+        for cmd in [set.clone(), scan] {
+            let request = Request::from(&cmd);
+            assert_eq!(again(&request, true), Some(cmd.get_packed_command()));
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(set).cmd("PING").get("k");
+        for pipeline in [pipeline.clone(), pipeline.atomic().clone(), redis::pipe()] {
+            let request = Request::from(&pipeline);
+            assert_eq!(again(&request, false), Some(pipeline.get_packed_pipeline()));
+        }
+    }
+
+    #[test]
+    fn what_redis_did_not_pack_is_not_guessed_at() {
+        let one = Expected { skip: 0, count: 1 };
+        for bytes in [
+            &b"PING\r\n"[..],
+            b"*1\r\n$4\r\nPIN",
+            b"*1\r\n$-1\r\n",
+            b"*2\r\n$4\r\nPING\r\n",
+            b"*1\r\n$4\r\nPING\r\nmore",
+        ] {
+            let packed = Bytes::copy_from_slice(bytes);
+            assert!(Unpacked::new(&packed, one, true).is_none(), "{bytes:?}");
+        }
+    }
+}
