@@ -13,8 +13,9 @@ use std::time::Duration;
 use common::*;
 use holdfast_lab::history::{Findings, History, Tape, Told};
 use holdfast_lab::{Mode, Proxy, Server, server_or_skip};
-use redis_holdfast::redis::{self, RedisError};
-use redis_holdfast::{Client, Error, HealthState, telemetry::names};
+use redis_holdfast::layer::{Connect, LinkConnector};
+use redis_holdfast::redis::{self, RedisError, aio::ConnectionLike};
+use redis_holdfast::{Client, Error, HealthState, RedisConnector, telemetry::names};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -37,7 +38,7 @@ fn told<T>(ended: &Result<T, RedisError>) -> Told {
 }
 
 /// `INCR` of a key of its own, so that each run of it is seen.
-async fn mark(client: &mut Client, history: &History) -> Told {
+async fn mark(client: &mut impl ConnectionLike, history: &History) -> Told {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let key = format!("write:mark:{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let ended = redis::cmd("INCR")
@@ -53,7 +54,7 @@ async fn mark(client: &mut Client, history: &History) -> Told {
 }
 
 /// Rising values of one key, each written when the one before has ended, however it ended.
-async fn rise(client: &mut Client, history: &History, key: &str, value: u64) -> Told {
+async fn rise(client: &mut impl ConnectionLike, history: &History, key: &str, value: u64) -> Told {
     let set = redis::cmd("SET").arg(key).arg(value).take();
     let told = told(&set.query_async::<String>(client).await);
     history.set(key, value, told);
@@ -67,7 +68,7 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(client: &Client, end: Instant) -> Self {
+    fn start<C: Connect>(client: &Client<C>, end: Instant) -> Self {
         let (history, mut tasks) = (Arc::<History>::default(), JoinSet::new());
         for number in 0..WRITERS {
             let (mut client, history) = (client.clone(), history.clone());
@@ -207,7 +208,7 @@ async fn a_link_cut_at_any_byte_of_a_request_or_reply_runs_nothing_twice() {
 // ── silence, late delivery, a frozen server ────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Writers over a link that falls silent, and over the next.
-async fn silent(stage: &Stage, mode: Mode, row: &str) -> Findings {
+async fn silent<C: Connect>(stage: &Stage<C>, mode: Mode, row: &str) -> Findings {
     let tape = Tape::of(&stage.server).await.unwrap();
     let writers = Writers::start(&stage.client, Instant::now() + ms(2500));
     sleep(ms(500)).await;
@@ -240,19 +241,39 @@ async fn nothing_that_the_old_path_delivers_later_runs() {
     ];
     for _ in 0..if is_full() { 10 } else { 1 } {
         for mode in modes {
-            let Some(mut stage) = stage().await else {
-                return;
-            };
-            let name = format!("late-{}", fastrand::u64(..));
-            stage.client = connect_as(&stage.proxy.url(), &name).await;
-            let client = stage.client.clone();
-            let findings = silent(&stage, mode, &format!("late delivery {mode:?}")).await;
-            assert!(findings.back.is_empty(), "a key went back: {findings:?}");
-            assert!(client.shutdown(SECOND).await);
-            let replays = gauges::counter(&name, names::REPLAYS, "overwrite");
-            assert!(replays > 0, "no SET was sent again");
+            late_delivery(LinkConnector::new(), mode).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_redis_own_old_connection_delivers_later_runs() {
+    gauges::listen();
+    let modes = [
+        Mode::DeliverAfterClose(LATE),
+        Mode::Stall,
+        Mode::StallUp,
+        Mode::StallDown,
+        Mode::FreezeOpen,
+    ];
+    for mode in modes.into_iter().take(if is_full() { 5 } else { 1 }) {
+        late_delivery(RedisConnector::new(), mode).await;
+    }
+}
+
+async fn late_delivery<C: Connect>(over: C, mode: Mode) {
+    let Some(mut stage) = stage_over(over.clone()).await else {
+        return;
+    };
+    let name = format!("late-{}", fastrand::u64(..));
+    stage.client = connect_over(over, &stage.proxy.url(), &name).await;
+    let client = stage.client.clone();
+    let row = format!("late delivery {mode:?}{}", by::<C>());
+    let findings = silent(&stage, mode, &row).await;
+    assert!(findings.back.is_empty(), "a key went back: {findings:?}");
+    assert!(client.shutdown(SECOND).await);
+    let replays = gauges::counter(&name, names::REPLAYS, "overwrite");
+    assert!(replays > 0, "no SET was sent again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::*;
 use holdfast_lab::{Answer, Dns, Mode, Proxy, Server, ip, server_or_skip};
-use redis_holdfast::{Client, dns::Hickory};
+use redis_holdfast::layer::{Connect, LinkConnector};
+use redis_holdfast::{Client, RedisConnector, dns::Hickory};
 use tokio::time::{Instant, sleep, timeout};
 
 const NAME: &str = "orders.lab";
@@ -15,15 +16,15 @@ const NAME: &str = "orders.lab";
 const BEFORE: Duration = SECOND;
 
 /// A name that leads to the old range; a pod with data of its own waits in the new one, at the same port.
-struct Move {
+struct Move<C: Connect> {
     dns: Dns,
     old: Proxy,
     new: Proxy,
     servers: [Server; 2],
-    client: Client,
+    client: Client<C>,
 }
 
-async fn prepare() -> Option<Move> {
+async fn prepare<C: Connect>(over: C) -> Option<Move<C>> {
     let servers = [server_or_skip().await?, server_or_skip().await?];
     let old = Proxy::start(servers[0].addr()).await.unwrap();
     let same_port = std::net::SocketAddr::from((ip(), old.addr().port()));
@@ -34,6 +35,7 @@ async fn prepare() -> Option<Move> {
         .unwrap()
         .resolver(Hickory::servers([dns.addr()]))
         .call_timeout(CALL_TIMEOUT)
+        .connector(over)
         .build()
         .unwrap();
     client.wait_ready(SECOND * 5).await.unwrap();
@@ -46,7 +48,7 @@ async fn prepare() -> Option<Move> {
     })
 }
 
-impl Move {
+impl<C: Connect> Move<C> {
     fn finish_in_dns(&self) {
         self.dns.set(NAME, Answer::addrs([self.new.addr().ip()], 5));
     }
@@ -71,8 +73,15 @@ impl Move {
 }
 
 /// The old address becomes a black hole; meanwhile DNS says `meanwhile`, or what it said before, and is right `outage` later.
-async fn moved_off_a_black_hole(row: &str, meanwhile: Option<Answer>, outage: Duration) {
-    let Some(stage) = prepare().await else { return };
+async fn moved_off_a_black_hole<C: Connect>(
+    over: C,
+    row: &str,
+    meanwhile: Option<Answer>,
+    outage: Duration,
+) {
+    let Some(stage) = prepare(over).await else {
+        return;
+    };
     let running = start(stage.client.clone(), RATE, BEFORE + outage + SECOND * 2);
     sleep(BEFORE).await;
     if let Some(answer) = meanwhile {
@@ -99,43 +108,16 @@ async fn moved_off_a_black_hole(row: &str, meanwhile: Option<Answer>, outage: Du
     );
     assert!(lookups >= 2, "the name was hardly asked for: {lookups}");
     println!(
-        "FIGURE dns_moves {row}: refused {refused:?} after the onset, 99 % ok {recovered:?} after DNS was right, {:.2} lookups/s",
+        "FIGURE dns_moves {row}{}: refused {refused:?} after the onset, 99 % ok {recovered:?} after DNS was right, {:.2} lookups/s",
+        by::<C>(),
         lookups as f64 / span.as_secs_f64()
     );
 }
 
-fn outage(full: u64) -> Duration {
-    if is_full() {
-        SECOND * full as u32
-    } else {
-        SECOND * 2
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_a_late_dns() {
-    let outage = outage(3);
-    let row = format!("moved, DNS right after {outage:?}");
-    moved_off_a_black_hole(&row, None, outage).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_the_last_servfail() {
-    let outage = outage(10);
-    let row = format!("moved, DNS right after {outage:?} of SERVFAIL");
-    moved_off_a_black_hole(&row, Some(Answer::ServFail), outage).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_a_silent_dns() {
-    let outage = outage(10);
-    let row = format!("moved, DNS right after {outage:?} of silence");
-    moved_off_a_black_hole(&row, Some(Answer::Silent), outage).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_changes_while_the_old_one_lives_fails_no_call_and_drains_the_old_link() {
-    let Some(stage) = prepare().await else { return };
+async fn moved_while_the_old_one_lives<C: Connect>(over: C) {
+    let Some(stage) = prepare(over).await else {
+        return;
+    };
     // A refresh within 5 s, the second answer a second later: calls go on for another second over the new link.
     let running = start(stage.client.clone(), RATE, BEFORE + SECOND * 7);
     sleep(BEFORE).await;
@@ -166,8 +148,57 @@ async fn an_address_that_changes_while_the_old_one_lives_fails_no_call_and_drain
     assert_eq!(stage.new.open_connections(), 1, "one link serves");
     assert_eq!(stage.old.accepts(), 1, "the old address was left alone");
     println!(
-        "FIGURE dns_moves address changes, old one alive: {} failed of {}, followed after {followed:?}, drained {drained:?} later",
+        "FIGURE dns_moves address changes, old one alive{}: {} failed of {}, followed after {followed:?}, drained {drained:?} later",
+        by::<C>(),
         report.failed(),
         report.total()
     );
+}
+
+fn outage(full: u64) -> Duration {
+    if is_full() {
+        SECOND * full as u32
+    } else {
+        SECOND * 2
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_a_late_dns() {
+    let outage = outage(3);
+    let row = format!("moved, DNS right after {outage:?}");
+    moved_off_a_black_hole(LinkConnector::new(), &row, None, outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_the_last_servfail() {
+    let outage = outage(10);
+    let row = format!("moved, DNS right after {outage:?} of SERVFAIL");
+    moved_off_a_black_hole(LinkConnector::new(), &row, Some(Answer::ServFail), outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_left_a_black_hole_is_found_within_500_ms_of_a_silent_dns() {
+    let outage = outage(10);
+    let row = format!("moved, DNS right after {outage:?} of silence");
+    moved_off_a_black_hole(LinkConnector::new(), &row, Some(Answer::Silent), outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_changes_while_the_old_one_lives_fails_no_call_and_drains_the_old_link() {
+    moved_while_the_old_one_lives(LinkConnector::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_own_connection_follows_a_late_dns_off_a_black_hole() {
+    let outage = outage(3);
+    let row = format!("moved, DNS right after {outage:?}");
+    moved_off_a_black_hole(RedisConnector::new(), &row, None, outage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_own_connection_follows_an_address_that_changes_while_the_old_one_lives() {
+    if is_full() {
+        moved_while_the_old_one_lives(RedisConnector::new()).await;
+    }
 }

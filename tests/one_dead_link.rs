@@ -9,14 +9,22 @@ use std::time::Duration;
 use common::*;
 use holdfast_lab::load::Kind;
 use holdfast_lab::{Mode, Outcome};
-use redis_holdfast::HealthState;
+use redis_holdfast::layer::{Connect, LinkConnector};
 use redis_holdfast::telemetry::names;
+use redis_holdfast::{HealthState, RedisConnector};
 use tokio::time::sleep;
 
 /// 150 ms of silence, up to 50 of jitter, 20 of grace, a dial and a fence.
 const SWAPPED_WITHIN: Duration = ms(250);
 /// How long the old path keeps what it holds, once its client is gone: beyond every replay.
 const LATE: Duration = ms(400);
+/// Ways of a path to go silent while its endpoint lives.
+const SILENT: [Mode; 4] = [
+    Mode::Stall,
+    Mode::StallDown,
+    Mode::FreezeOpen,
+    Mode::DeliverAfterClose(LATE),
+];
 /// The quick and the full number of times each mode is tried.
 const fn times(full: bool) -> u32 {
     if full { 10 } else { 1 }
@@ -24,23 +32,27 @@ const fn times(full: bool) -> u32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_link_fails_no_read_and_no_plain_set_while_its_endpoint_lives() {
-    for mode in [
-        Mode::Stall,
-        Mode::StallDown,
-        Mode::FreezeOpen,
-        Mode::DeliverAfterClose(LATE),
-    ] {
+    for mode in SILENT {
         for _ in 0..times(is_full()) {
-            let Some(stage) = stage().await else { return };
-            swapped(stage, mode).await;
+            swapped(LinkConnector::new(), mode).await;
         }
     }
 }
 
-async fn swapped(stage: Stage, mode: Mode) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_redis_own_connection_that_falls_silent() {
+    for mode in SILENT.into_iter().take(if is_full() { 4 } else { 1 }) {
+        swapped(RedisConnector::new(), mode).await;
+    }
+}
+
+async fn swapped<C: Connect>(over: C, mode: Mode) {
     gauges::listen();
+    let Some(stage) = stage_over(over.clone()).await else {
+        return;
+    };
     let name = format!("swap-{}", fastrand::u64(..));
-    let client = connect_as(&stage.proxy.url(), &name).await;
+    let client = connect_over(over, &stage.proxy.url(), &name).await;
     let before = stage.server.accepts().await;
     let running = start(client.clone(), RATE, SECOND * 2);
     sleep(ms(500)).await;
@@ -82,8 +94,9 @@ async fn swapped(stage: Stage, mode: Mode) {
         0
     );
     println!(
-        "FIGURE one dead link {mode:?}: served again {slowest:?} after the first unanswered call, 0 failed of {} ({reads} reads and {writes} \
-         plain SETs moved behind the fence), breaker never open",
+        "FIGURE one dead link {mode:?}{}: served again {slowest:?} after the first unanswered call, 0 failed of {} ({reads} reads and \
+         {writes} plain SETs moved behind the fence), breaker never open",
+        by::<C>(),
         report.total()
     );
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 use common::*;
 use holdfast_lab::task::own;
 use holdfast_lab::{Mode, Proxy, Server, server_or_skip};
+use redis_holdfast::layer::{Connect, LinkConnector};
 use redis_holdfast::redis::{self, RedisError};
-use redis_holdfast::{Client, Error, ErrorKind, telemetry::names};
+use redis_holdfast::{Client, Error, ErrorKind, RedisConnector, telemetry::names};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,7 +56,7 @@ impl std::fmt::Display for Tally {
 }
 
 /// One operation whose answer nobody else's can be; says whether that is what came.
-async fn ask(client: &mut Client, unique: &str) -> Result<bool, RedisError> {
+async fn ask<C: Connect>(client: &mut Client<C>, unique: &str) -> Result<bool, RedisError> {
     match fastrand::u8(0..6) {
         0 => {
             let said: String = redis::cmd("ECHO").arg(unique).query_async(client).await?;
@@ -138,7 +139,7 @@ async fn for_polls<F: Future>(work: F, polls: u32) -> Option<F::Output> {
     .await
 }
 
-async fn caller(client: Client, tally: Arc<Tally>, goal: u64, number: usize) {
+async fn caller<C: Connect>(client: Client<C>, tally: Arc<Tally>, goal: u64, number: usize) {
     let mut round = 0_u64;
     while tally.proven() < goal {
         round += 1;
@@ -248,7 +249,7 @@ async fn tracker(server: Arc<Server>) {
 }
 
 /// A SET on the link is followed by more bytes than its own answer.
-async fn is_pushed_to(client: &Client, proxy: &Proxy) {
+async fn is_pushed_to<C: Connect>(client: &Client<C>, proxy: &Proxy) {
     let end = Instant::now() + SECOND * 2;
     loop {
         let before = proxy.bytes_down();
@@ -264,19 +265,20 @@ async fn is_pushed_to(client: &Client, proxy: &Proxy) {
     }
 }
 
-async fn storm(protocol: &str, pushes: bool) {
+async fn storm<C: Connect>(over: C, protocol: &str, pushes: bool) {
     let Some(server) = server_or_skip().await else {
         return;
     };
     gauges::listen();
     let server = Arc::new(server);
-    let name = if pushes { "pushes" } else { protocol };
+    let name = format!("{protocol}-{pushes}-{}", by::<C>().len());
     let proxy = Arc::new(Proxy::start(server.addr()).await.unwrap());
     let client = Client::builder(&format!("{}?protocol={protocol}", proxy.url()))
         .unwrap()
-        .name(name)
+        .name(&name)
         .call_timeout(CALL_TIMEOUT)
         .max_in_flight(CAP)
+        .connector(over)
         .build()
         .unwrap();
     client.wait_ready(SECOND * 5).await.unwrap();
@@ -311,16 +313,17 @@ async fn storm(protocol: &str, pushes: bool) {
     let right = tally.right.load(Ordering::Relaxed);
     assert!(right > goal / 4, "hardly a call was served: {tally}");
     is_whole_again(&client, &proxy).await;
-    nothing_is_left(name, &server, &proxy).await;
+    nothing_is_left(&name, &server, &proxy).await;
     println!(
-        "FIGURE wrong_replies {protocol}{}: 0 of {} operations ({tally}) over {cuts} cuts in {took:.1?}; permits and links at baseline",
+        "FIGURE wrong_replies {protocol}{}{}: 0 of {} operations ({tally}) over {cuts} cuts in {took:.1?}; permits and links at baseline",
         if pushes { " with pushes" } else { "" },
+        by::<C>(),
         tally.proven()
     );
 }
 
 /// As many calls as the cap allows are admitted, and not one more: no permit was lost, none was made.
-async fn is_whole_again(client: &Client, proxy: &Proxy) {
+async fn is_whole_again<C: Connect>(client: &Client<C>, proxy: &Proxy) {
     client.wait_ready(SECOND * 5).await.unwrap();
     // Admission grows for 200 ms after the circuit has closed.
     let end = Instant::now() + SECOND * 2;
@@ -399,15 +402,20 @@ async fn nothing_is_left(client: &str, server: &Server, proxy: &Proxy) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_resp2_reply_reaches_the_wrong_caller_and_nothing_is_left_behind() {
-    storm("resp2", false).await;
+    storm(LinkConnector::new(), "resp2", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_resp3_reply_reaches_the_wrong_caller_and_nothing_is_left_behind() {
-    storm("resp3", false).await;
+    storm(LinkConnector::new(), "resp3", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reply_between_pushes_reaches_the_wrong_caller_and_nothing_is_left_behind() {
-    storm("resp3", true).await;
+    storm(LinkConnector::new(), "resp3", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reply_reaches_the_wrong_caller_of_redis_own_connection() {
+    storm(RedisConnector::new(), "resp3", true).await;
 }

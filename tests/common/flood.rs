@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_lab::load::{LagLog, LagMeter};
-use redis_holdfast::{Client, redis};
+use redis_holdfast::redis::{self, aio::ConnectionLike};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -27,7 +27,10 @@ pub struct Tally {
 }
 
 /// Half SET, half GET at `rate`, until `duration` is over and every call has ended.
-pub async fn flood(client: Client, rate: u32, duration: Duration, tally: Arc<Tally>) -> LagLog {
+pub async fn flood<C>(client: C, rate: u32, duration: Duration, tally: Arc<Tally>) -> LagLog
+where
+    C: ConnectionLike + Clone + Send + 'static,
+{
     let meter = LagMeter::start();
     let started = Instant::now();
     let (mut calls, mut seq) = (JoinSet::new(), 0_u64);
@@ -47,7 +50,7 @@ pub async fn flood(client: Client, rate: u32, duration: Duration, tally: Arc<Tal
     meter.finish()
 }
 
-async fn one(mut client: Client, seq: u64, tally: Arc<Tally>) {
+async fn one(mut client: impl ConnectionLike, seq: u64, tally: Arc<Tally>) {
     let now = tally.outstanding.fetch_add(1, Relaxed) + 1;
     tally.peak.fetch_max(now, Relaxed);
     let key = format!("flood:{}", seq / 2 % 1000);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use holdfast_lab::load::{Kind, Lag, Report, Running};
 use holdfast_lab::{Load, Op, Outcome, Proxy, Server, server_or_skip};
+use redis_holdfast::layer::{Connect, LinkConnector};
 use redis_holdfast::redis::{self, RedisError, aio::ConnectionLike};
 use redis_holdfast::{Client, Error};
 use tokio::time::Instant;
@@ -38,17 +39,22 @@ pub fn is_full() -> bool {
 }
 
 /// A server behind a proxy, and a client that has connected through it.
-pub struct Stage {
+pub struct Stage<C: Connect = LinkConnector> {
     pub server: Server,
     pub proxy: Proxy,
-    pub client: Client,
+    pub client: Client<C>,
 }
 
 /// Nothing where there is no server.
 pub async fn stage() -> Option<Stage> {
+    stage_over(LinkConnector::new()).await
+}
+
+/// The same, over the connections that `connector` makes.
+pub async fn stage_over<C: Connect>(connector: C) -> Option<Stage<C>> {
     let server = server_or_skip().await?;
     let proxy = Proxy::start(server.addr()).await.unwrap();
-    let client = connect(&proxy.url()).await;
+    let client = connect_over(connector, &proxy.url(), "redis").await;
     Some(Stage {
         server,
         proxy,
@@ -63,14 +69,29 @@ pub async fn connect(url: &str) -> Client {
 
 /// The same, under a name by which its metrics are found.
 pub async fn connect_as(url: &str, name: &str) -> Client {
+    connect_over(LinkConnector::new(), url, name).await
+}
+
+/// The same, over the connections that `connector` makes.
+pub async fn connect_over<C: Connect>(connector: C, url: &str, name: &str) -> Client<C> {
     let client = Client::builder(url)
         .unwrap()
         .call_timeout(CALL_TIMEOUT)
         .name(name)
+        .connector(connector)
         .build()
         .unwrap();
     client.wait_ready(SECOND * 5).await.unwrap();
     client
+}
+
+/// Whose connection it was, for a figure: nothing for our link.
+pub fn by<C: Connect>() -> &'static str {
+    if std::any::type_name::<C>() == std::any::type_name::<LinkConnector>() {
+        ""
+    } else {
+        " over redis' own connection"
+    }
 }
 
 /// Half SET, half GET, unique values, at a constant rate, whatever the client does.
