@@ -44,7 +44,8 @@ pub async fn many<C: Con>(mut con: C, log: &mut Log, _: &World) {
 pub async fn field_times<C: Con>(mut con: C, log: &mut Log, _: &World) {
     say!(log, con.hset_multiple("h", &[("a", 1), ("b", 2)]) -> String);
     say!(log, con.hexpire("h", 1000, ExpireOption::NONE, "a") -> Vec<i64>);
-    say!(log, con.httl("h", &["a", "b", "absent"]) -> Vec<i64>);
+    say!(log, con.httl("h", &["b", "absent"]) -> Vec<i64>);
+    say_near!(log, con.httl("h", "a") -> Vec<i64>, |left| left.iter().all(|left| (900..=1000).contains(left)));
     say!(log, con.hpersist("h", "a") -> Vec<i64>);
     say!(log, con.hpttl("h", "a") -> Vec<i64>);
     say!(log, con.hpexpire("h", 1_000_000, ExpireOption::NX, "a") -> Vec<i64>);

@@ -27,7 +27,7 @@ pub async fn names<C: Con>(mut con: C, log: &mut Log, _: &World) {
 pub async fn times<C: Con>(mut con: C, log: &mut Log, _: &World) {
     say!(log, con.set("k", 1) -> String);
     say!(log, con.expire("k", 1000) -> bool);
-    say!(log, con.ttl("k") -> i64);
+    say_near!(log, con.ttl("k") -> i64, |left| (900..=1000).contains(&left));
     say!(log, con.persist("k") -> bool);
     say!(log, con.persist("k") -> bool);
     say!(log, con.pttl("k") -> i64);
@@ -46,7 +46,7 @@ pub async fn server_side<C: Con>(mut con: C, log: &mut Log, _: &World) {
     say!(log, con.set("k", 1) -> String);
     say!(log, con.object_encoding("k") -> Option<String>);
     say!(log, con.object_encoding("absent") -> Option<String>);
-    say!(log, con.object_idletime("k") -> Option<usize>);
+    say_near!(log, con.object_idletime("k") -> Option<usize>, |idle| idle.is_some());
     say!(log, con.object_refcount("k") -> Option<usize>);
     say!(log, con.object_freq("k") -> Option<usize>);
     say!(log, con.object_freq("k") -> Value);

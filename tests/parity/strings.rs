@@ -40,7 +40,7 @@ pub async fn conditional<C: Con>(mut con: C, log: &mut Log, _: &World) {
 
 pub async fn expiring<C: Con>(mut con: C, log: &mut Log, _: &World) {
     say!(log, con.set_ex("e", "v", 1000) -> String);
-    say!(log, con.ttl("e") -> i64);
+    say_near!(log, con.ttl("e") -> i64, |left| (900..=1000).contains(&left));
     say!(log, con.pset_ex("p", "v", 1_000_000) -> String);
     say!(log, con.get_ex("e", Expiry::PERSIST) -> Option<String>);
     say!(log, con.ttl("e") -> i64);
