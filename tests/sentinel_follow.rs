@@ -7,12 +7,13 @@ mod common;
 use std::time::Duration;
 
 use holdfast_lab::sentinel::{Promotion, SentinelSet};
-use redis_holdfast::{Client, Error, SentinelPolicy, Sentinels, redis};
+use redis_holdfast::layer::{Connect, LinkConnector};
+use redis_holdfast::{Client, Error, RedisConnector, SentinelPolicy, Sentinels, redis};
 use tokio::time::{Instant, sleep};
 
 const MS: Duration = Duration::from_millis(1);
 
-async fn incr(client: &Client) -> redis::RedisResult<i64> {
+async fn incr<C: Connect>(client: &Client<C>) -> redis::RedisResult<i64> {
     redis::cmd("INCR")
         .arg("n")
         .query_async(&mut client.clone())
@@ -20,7 +21,7 @@ async fn incr(client: &Client) -> redis::RedisResult<i64> {
 }
 
 /// Calls until one succeeds, and gives how long that took and what the others were told.
-async fn until_served(client: &Client, limit: Duration) -> (Duration, Vec<String>) {
+async fn until_served<C: Connect>(client: &Client<C>, limit: Duration) -> (Duration, Vec<String>) {
     let (start, mut told) = (Instant::now(), Vec::new());
     loop {
         match incr(client).await {
@@ -37,11 +38,12 @@ async fn until_served(client: &Client, limit: Duration) -> (Duration, Vec<String
     }
 }
 
-async fn after_a_kill(early: bool) -> Option<Duration> {
+async fn after_a_kill<C: Connect>(over: C, early: bool) -> Option<Duration> {
     let set = SentinelSet::builder().start_or_skip().await?;
     let policy = SentinelPolicy::default().early_promotion(early);
     let client = Client::builder(&set.url())
-        .and_then(|builder| builder.sentinel(policy).call_timeout(250 * MS).build())
+        .map(|builder| builder.sentinel(policy).call_timeout(250 * MS))
+        .and_then(|builder| builder.connector(over).build())
         .expect("a sound URL");
     client.wait_ready(2000 * MS).await.expect("found");
     incr(&client).await.expect("served");
@@ -59,7 +61,7 @@ async fn after_a_kill(early: bool) -> Option<Duration> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_primary_is_replaced_soon_after_the_promotion() {
-    let Some(took) = after_a_kill(true).await else {
+    let Some(took) = after_a_kill(LinkConnector::new(), true).await else {
         return;
     };
     println!("FIGURE P9 first write after the promotion: {took:?}");
@@ -67,8 +69,20 @@ async fn a_killed_primary_is_replaced_soon_after_the_promotion() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn redis_own_connection_follows_it_as_soon() {
+    if !common::is_full() {
+        return;
+    }
+    let Some(took) = after_a_kill(RedisConnector::new(), true).await else {
+        return;
+    };
+    println!("FIGURE P9 first write after the promotion over redis' own connection: {took:?}");
+    assert!(took <= 300 * MS, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_early_promotion_the_sentinels_agreement_is_waited_for() {
-    let Some(took) = after_a_kill(false).await else {
+    let Some(took) = after_a_kill(LinkConnector::new(), false).await else {
         return;
     };
     println!("FIGURE P9 first write after the promotion, Sentinels agreed: {took:?}");
