@@ -79,23 +79,16 @@ pub(crate) enum Transition {
     Consecutive,
     /// Open: too many failed calls within the window.
     Window,
-    /// Open: it serves probes and fails calls.
-    Flapping,
-    /// Open again: the probe failed.
-    ProbeFailed,
-    /// Probing: the prober is at work.
-    Probing,
     /// Closed: a probe verified the endpoint.
     Verified,
 }
 
 impl Transition {
-    /// The new state as the gauge shows it: 0 closed, 1 probing, 2 open.
+    /// The new state as the gauge shows it: 0 closed, 1 open.
     pub(crate) fn level(self) -> u8 {
         match self {
             Self::Verified => 0,
-            Self::Probing => 1,
-            _ => 2,
+            _ => 1,
         }
     }
 
@@ -103,35 +96,23 @@ impl Transition {
     pub(crate) fn to(self) -> &'static str {
         match self.level() {
             0 => "closed",
-            1 => "probing",
             _ => "open",
         }
     }
 
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 5] = [
         Self::Unresponsive,
         Self::Dead,
         Self::Consecutive,
         Self::Window,
-        Self::Flapping,
-        Self::ProbeFailed,
-        Self::Probing,
         Self::Verified,
     ];
 }
 
 impl Label for Transition {
     const KEY: &'static str = names::REASON;
-    const TEXT: &'static [&'static str] = &[
-        "unresponsive",
-        "dead",
-        "consecutive",
-        "window",
-        "flapping",
-        "probe_failed",
-        "probing",
-        "verified",
-    ];
+    const TEXT: &'static [&'static str] =
+        &["unresponsive", "dead", "consecutive", "window", "verified"];
 
     fn index(self) -> usize {
         self as usize

@@ -10,7 +10,7 @@ pub const CLIENT: &str = "client";
 pub const OUTCOME: &str = "outcome";
 /// Label: why.
 pub const REASON: &str = "reason";
-/// Label: the breaker's new state, `closed`, `probing` or `open`.
+/// Label: the breaker's new state, `closed` or `open`.
 pub const TO: &str = "to";
 /// Label: what a link is doing.
 pub const STATE: &str = "state";
@@ -25,7 +25,7 @@ pub const OPERATION_DURATION: &str = "db.client.operation.duration";
 pub const CALLS: &str = "redis.holdfast.calls";
 /// Calls held now.
 pub const IN_FLIGHT: &str = "redis.holdfast.calls.in_flight";
-/// The breaker: 0 closed, 1 probing, 2 open.
+/// The breaker: 0 closed, 1 open.
 pub const BREAKER_STATE: &str = "redis.holdfast.breaker.state";
 /// Changes of the breaker's state.
 pub const BREAKER_TRANSITIONS: &str = "redis.holdfast.breaker.transitions";
@@ -77,7 +77,7 @@ pub const ALL: &[(&str, &str, &str, &str)] = &[
         BREAKER_STATE,
         "gauge",
         "count",
-        "The breaker: 0 closed, 1 probing, 2 open",
+        "The breaker: 0 closed, 1 open",
     ),
     (
         BREAKER_TRANSITIONS,
