@@ -370,3 +370,23 @@ async fn the_last_handle_takes_everything_with_it() {
     drop(last);
     baseline.is_restored().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_told_the_name_that_was_given_and_none_that_was_not() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let named = builder(&server.url()).name("cart.v2").build().unwrap();
+    let nameless = builder(&server.url()).build().unwrap();
+    for (client, name) in [(&named, "name=cart.v2 "), (&nameless, "name= ")] {
+        client.wait_ready(SECOND).await.unwrap();
+        let info = Request::from(redis::cmd("CLIENT").arg("INFO"));
+        let info: String = client.service().call(info).await.unwrap().parse().unwrap();
+        assert!(info.contains(name), "{info}");
+    }
+    // What Redis refuses in a name is refused here first.
+    for name in ["two words", "line\nend", "", "\u{e4}"] {
+        let faults = builder(&server.url()).name(name).build().unwrap_err();
+        assert!(faults.to_string().contains("name: "), "{faults}");
+    }
+}

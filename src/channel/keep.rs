@@ -192,7 +192,7 @@ pub(super) fn template(config: &Config, pace: &Arc<Pace>, runtime: &Handle) -> A
             .as_ref()
             .map(|password| password.expose().to_owned()),
         db: config.db(),
-        name: None,
+        name: config.given_name().map(str::to_owned),
         peer: match config.server() {
             Server::Sentinel(_) => Peer::Primary,
             Server::Tcp { .. } | Server::Unix(_) => Peer::Server,

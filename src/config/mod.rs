@@ -168,6 +168,11 @@ impl Config {
         &self.name
     }
 
+    /// The name, where the user gave one: what the server is told. A default would name every connection alike.
+    pub(crate) fn given_name(&self) -> Option<&str> {
+        self.settings.name.as_deref()
+    }
+
     pub(crate) fn call_timeout(&self) -> Duration {
         self.settings.call_timeout.unwrap_or(defaults::CALL_TIMEOUT)
     }
