@@ -100,6 +100,13 @@ pub mod dns {
     };
 }
 
+/// The way in for the targets in `fuzz/`; cargo-fuzz sets the `cfg`. Tests compile it too, so that it cannot rot.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::net::link::codec::fuzz::{decode, differential, round_trip};
+}
+
 pub use adopt::{RedisConnector, ServiceConnection};
 pub use client::{Builder, Client, ClientService};
 pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError, SentinelPolicy};

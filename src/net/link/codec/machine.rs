@@ -26,7 +26,7 @@ pub(super) struct Machine {
     /// An error line said that the server is no primary; kept until it is [asked](Self::take_disowned).
     disowned: bool,
     /// Steps taken and bytes looked at: tests hold it against the bytes fed.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) work: u64,
 }
 
@@ -64,7 +64,7 @@ impl Machine {
             self.note(1);
             let step = match self.within {
                 Within::Head => self.head(limits, input)?,
-                Within::Text { .. } => self.text(input)?,
+                Within::Text { .. } => self.text(limits, input)?,
                 Within::LongLine { .. } => self.long_line(input)?,
             };
             match step {
@@ -116,7 +116,11 @@ impl Machine {
             && let Some((value, used)) = wire::small(rest, self.room(limits))
         {
             if let Value::BulkString(bytes) = &value {
-                self.charge(limits, wire::wide(bytes.len()));
+                self.charge_string(
+                    limits,
+                    wire::wide(bytes.len()),
+                    u64::from(!bytes.is_empty()),
+                );
             }
             input.advance(used);
             return Ok(Step::Whole(value));
@@ -138,8 +142,12 @@ impl Machine {
         match tag {
             Tag::Line(kind) => {
                 self.disowned |= kind == wire::Line::Error && wire::disowns(text);
-                self.charge(limits, wire::wide(text.len()));
-                wire::line(kind, text).map(Step::Whole)
+                let value = wire::line(kind, text)?;
+                // Not what `small` would have read at no charge: the verdict must not depend on the pieces.
+                if tag.is_free_text() && value != Value::Okay {
+                    self.charge_string(limits, wire::repaired(text), 2);
+                }
+                Ok(Step::Whole(value))
             }
             Tag::String(kind) => self.begin_text(limits, kind, wire::integer(text)?, input),
             Tag::Aggregate(shape) => self.begin_aggregate(limits, shape, wire::integer(text)?),
@@ -179,7 +187,18 @@ impl Machine {
             return Ok(Step::Whole(Value::Nil));
         }
         let missing = u64::try_from(length).map_err(|_| NEGATIVE)?;
-        self.charge(limits, missing);
+        self.charge_string(
+            limits,
+            missing,
+            match kind {
+                Text::Bulk => u64::from(missing > 0),
+                Text::Verbatim | Text::Error => 2,
+            },
+        );
+        if kind == Text::Error && missing > wire::wide(limits.line) {
+            // Redis makes errors by parsing them, which takes several times their length.
+            self.skip();
+        }
         let room = usize::try_from(missing).unwrap_or(usize::MAX);
         self.within = Within::Text {
             kind,
@@ -194,7 +213,7 @@ impl Machine {
     }
 
     /// What is there of a string.
-    fn text(&mut self, input: &mut Input<'_>) -> Result<Step, Malformed> {
+    fn text(&mut self, limits: &Limits, input: &mut Input<'_>) -> Result<Step, Malformed> {
         let keep = !self.skipping;
         let Within::Text {
             kind,
@@ -220,11 +239,13 @@ impl Machine {
                 let (kind, bytes) = (*kind, std::mem::take(bytes));
                 self.within = Within::Head;
                 self.disowned |= kind == Text::Error && wire::disowns(&bytes);
-                if keep {
-                    wire::text(kind, bytes).map(Step::Whole)
-                } else {
-                    Ok(Step::Whole(Value::Nil))
+                if keep && kind != Text::Bulk {
+                    self.charge_repair(limits, &bytes);
                 }
+                if self.skipping {
+                    return Ok(Step::Whole(Value::Nil));
+                }
+                wire::text(kind, bytes).map(Step::Whole)
             }
             _ => Err(Malformed("string without its line end")),
         }
@@ -310,6 +331,28 @@ impl Machine {
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
+    /// A string of the frame. What an allocator adds weighs only where there may be many; an error is two strings.
+    fn charge_string(&mut self, limits: &Limits, bytes: u64, parts: u64) {
+        let added = if self.stack.is_empty() {
+            0
+        } else {
+            parts * ALLOCATION
+        };
+        self.charge(limits, bytes.saturating_add(added));
+    }
+
+    /// Text that is not UTF-8 grows when it is repaired, and is there twice meanwhile.
+    fn charge_repair(&mut self, limits: &Limits, bytes: &[u8]) {
+        if std::str::from_utf8(bytes).is_ok() {
+            return;
+        }
+        if bytes.len() > limits.line {
+            self.skip();
+        } else {
+            self.charge(limits, wire::repaired(bytes) - wire::wide(bytes.len()));
+        }
+    }
+
     /// Counts what is about to be kept, and gives the frame up when that is too much.
     fn charge(&mut self, limits: &Limits, bytes: u64) {
         self.charged = self.charged.saturating_add(bytes);
@@ -325,7 +368,7 @@ impl Machine {
     }
 
     /// Bytes held for what is half built.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn room_held(&self) -> usize {
         let text = match &self.within {
             Within::Text { bytes, .. } => bytes.capacity(),
@@ -334,12 +377,12 @@ impl Machine {
         text + self.stack.iter().map(Open::room_held).sum::<usize>()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     fn note(&mut self, work: usize) {
         self.work += wire::wide(work);
     }
 
-    #[cfg(not(test))]
+    #[cfg(not(any(test, fuzzing)))]
     fn note(&mut self, _: usize) {}
 }
 
@@ -354,5 +397,8 @@ fn append(bytes: &mut Vec<u8>, part: &[u8], missing: u64) {
 
 const NEGATIVE: Malformed = Malformed("negative length");
 
+/// What an allocator adds to a string: its own words, and the rounding up.
+pub(super) const ALLOCATION: u64 = 32;
+
 /// What an element of an aggregate costs besides its bytes.
-const ELEMENT: u64 = size_of::<Value>() as u64;
+pub(super) const ELEMENT: u64 = size_of::<Value>() as u64;

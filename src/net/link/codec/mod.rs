@@ -9,10 +9,13 @@
 //!
 //! Where it parts from redis' parser, on purpose: a length below -1 is malformed (redis: nil); a status or error line that is not
 //! UTF-8 is repaired as redis repairs blob errors (redis: closes the connection, which one caller's script could then do to all); a
-//! status, error or big number longer than [`Limits::line`] is too large, any other such line malformed; pushes over the limit come
-//! as an empty push; a push with attributes comes without them.
-//! Next: [`machine`] keeps what is half built, [`wire`] reads single elements, [`open`] holds an aggregate's elements.
+//! status, error or big number longer than [`Limits::line`] is too large, and so is a longer text that would have to be repaired; any
+//! other such line is malformed; pushes over the limit come as an empty push; a push with attributes comes without them.
+//! Next: [`machine`] keeps what is half built, [`wire`] reads single elements, [`open`] holds an aggregate's elements;
+//! `fuzz` says what holds for any bytes at all.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod machine;
 mod open;
 #[cfg(test)]
@@ -32,7 +35,7 @@ pub(crate) use wire::disowns;
 pub(crate) struct Limits {
     /// Levels of nesting; redis' parser allows as many.
     pub(crate) depth: usize,
-    /// Bytes of one frame in memory: its strings, and the size of a [`Value`] for each element of its aggregates.
+    /// Bytes of one frame in memory: its strings, and for each element of its aggregates the size of a [`Value`] and of an allocation.
     pub(crate) total: usize,
     /// Bytes of a line: a status, an error, a number, a length.
     pub(crate) line: usize,

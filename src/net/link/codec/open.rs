@@ -58,7 +58,7 @@ impl Open {
         self.parts = Parts::Dropped;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn room_held(&self) -> usize {
         size_of::<Value>()
             * match &self.parts {

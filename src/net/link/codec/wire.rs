@@ -181,18 +181,18 @@ pub(super) fn text(kind: Text, bytes: Vec<u8>) -> Result<Value, Malformed> {
             by_redis(format!("!{}\r\n", text.len()).as_bytes(), text.as_bytes())
         }
         Text::Verbatim => {
-            let text = lossy(bytes);
-            let (format, text) = text
-                .split_once(':')
-                .ok_or(Malformed("verbatim string without a format"))?;
-            Ok(Value::VerbatimString {
-                format: match format {
-                    "txt" => VerbatimFormat::Text,
-                    "mkd" => VerbatimFormat::Markdown,
-                    other => VerbatimFormat::Unknown(other.to_owned()),
-                },
-                text: text.to_owned(),
-            })
+            let mut text = lossy(bytes);
+            let format = match text.split_once(':') {
+                Some(("txt", _)) => VerbatimFormat::Text,
+                Some(("mkd", _)) => VerbatimFormat::Markdown,
+                Some((other, _)) if other.len() <= LONGEST_FORMAT => {
+                    VerbatimFormat::Unknown(other.to_owned())
+                }
+                _ => return Err(Malformed("verbatim string without a format")),
+            };
+            // In place: the text may be as large as a frame.
+            text.drain(..=text.find(':').unwrap_or_default());
+            Ok(Value::VerbatimString { format, text })
         }
     }
 }
@@ -221,6 +221,14 @@ pub(super) fn push_kind(first: Value) -> Result<PushKind, Malformed> {
     })
 }
 
+/// Bytes of a text once it is UTF-8.
+pub(super) fn repaired(text: &[u8]) -> u64 {
+    wide(match str::from_utf8(text) {
+        Ok(text) => text.len(),
+        Err(_) => String::from_utf8_lossy(text).len(),
+    })
+}
+
 /// A number of bytes as a count that no sum of them overflows.
 pub(super) fn wide(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
@@ -240,3 +248,6 @@ fn lossy(bytes: Vec<u8>) -> String {
 fn utf8(text: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(text).map_err(|_| Malformed("line is not UTF-8"))
 }
+
+/// It is three letters; redis' parser takes any, and we need not hold a long one.
+const LONGEST_FORMAT: usize = 64 << 10;
