@@ -10,6 +10,7 @@
 
 pub mod baseline;
 pub mod ears;
+pub mod fake;
 pub mod flood;
 pub mod gauges;
 

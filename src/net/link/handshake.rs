@@ -293,6 +293,8 @@ impl<S: Socket> Reader<S> {
         loop {
             match self.decoder.decode(&mut self.inbox) {
                 Ok(Some(frame)) => return Ok(frame),
+                // So much is announced that it would be skipped: its end need not be waited for.
+                Ok(None) if self.decoder.is_skipping() => return Err(not_redis()),
                 Ok(None) => self.read().await?,
                 Err(malformed) => return Err(not_redis().because(malformed)),
             }

@@ -118,6 +118,11 @@ impl Decoder {
         self.machine.take_disowned()
     }
 
+    /// Whether the frame that is arriving is already known to be too large.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.machine.is_skipping()
+    }
+
     fn resume(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
         if let Some(malformed) = self.broken {
             return Err(malformed);
