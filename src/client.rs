@@ -7,7 +7,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{Cmd, Pipeline, RedisFuture, Value, aio::ConnectionLike};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout_at},
+};
 use tower::Service;
 
 use crate::{
@@ -130,11 +133,14 @@ impl<C: Connect> Client<C> {
     /// Waits until calls are served ([`Health::is_ready`]), at most `within`. Starts the client if it was built outside a runtime.
     ///
     /// # Errors
-    /// `Timeout`, phase `queue`, with the reason the client was down as its source.
+    /// `Timeout`, phase `queue`, with the reason the client was down as its source. `Refused` outside a runtime.
     ///
     /// # Cancel safety
     /// It only watches.
     pub async fn wait_ready(&self, within: Duration) -> Result<(), Error> {
+        if Handle::try_current().is_err() {
+            return Err(Error::homeless());
+        }
         let (deadline, mut watch) = (Deadline::after(within), self.watch_health());
         self.service.channel().wake();
         while !watch.current().is_ready() {
@@ -158,7 +164,7 @@ impl<C: Connect> Client<C> {
     }
 
     /// Refuses new calls (`Refused`, phase `queue`), lets those in flight end, and closes every connection; at most `within`, then by force.
-    /// Says whether all ended by themselves. Concerns every clone.
+    /// Says whether all ended by themselves. Concerns every clone. Outside a runtime there is no waiting: by force, at once.
     ///
     /// # Cancel safety
     /// The client goes on closing; only nobody forces it after `within`.
@@ -166,7 +172,7 @@ impl<C: Connect> Client<C> {
         let deadline = Deadline::after(within);
         self.service.channel().close();
         while !self.service.channel().is_closed() {
-            if deadline.is_past(Instant::now()) {
+            if deadline.is_past(Instant::now()) || Handle::try_current().is_err() {
                 self.service.channel().abort();
                 return false;
             }

@@ -145,6 +145,15 @@ impl Error {
         }))
     }
 
+    /// Nobody could wake the caller at its deadline.
+    pub(crate) fn homeless() -> Self {
+        Self::new(
+            ErrorKind::Refused,
+            Phase::Queue,
+            "called outside a tokio runtime",
+        )
+    }
+
     /// A redis error as it stands: a server's error reply or a reply of the wrong type. Ours, travelling inside, is taken out again.
     pub(crate) fn redis(error: RedisError) -> Self {
         if let Some(ours) = Self::find_in(&error) {

@@ -68,7 +68,8 @@
 //!
 //! # Tasks and runtimes
 //! The crate runs on tokio, with time and I/O enabled. Building does no I/O; connecting begins at once if a runtime is there, else with the
-//! first call or [`Client::wait_ready`]. If the runtime that kept a connection ends, the next call makes a new one on its own.
+//! first call or [`Client::wait_ready`]. If the runtime that kept a connection ends, the next call makes a new one on its own. A call
+//! that is made outside any runtime is `Refused`, and nothing of it is sent.
 //!
 //! # Feature flags
 //! None yet. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.

@@ -1,12 +1,23 @@
 //! Built or called outside a runtime, or after its runtime is gone: a typed error or a new home, never a panic, never a hang.
-#![allow(clippy::unwrap_used, reason = "a test may end here")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 mod common;
 
-use std::{sync::LazyLock, thread, time::Duration};
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use common::{CALL_TIMEOUT, GRACE, SECOND, fake::Fake, ms};
-use redis_holdfast::{Client, Error, Request, redis};
+use redis_holdfast::{Client, Error, ErrorKind, Phase, Request, redis};
 use tokio::{
     runtime::{Builder, Runtime},
     time::Instant,
@@ -85,17 +96,35 @@ fn a_client_serves_two_runtimes_at_once_and_outlives_the_one_that_kept_its_link(
 }
 
 #[test]
-fn without_a_runtime_nothing_panics_and_nothing_hangs() {
-    let client = build(&SERVER.0.url(""));
-    // Made and polled by an executor that is not tokio's.
-    let call = client.service().call(Request::from(redis::cmd("PING")));
-    let error = block_on(call).unwrap_err();
-    println!("FIGURE runtimes, a call without one: {error}");
-    assert!(!error.may_have_executed(), "{error}");
-    assert!(!client.health().is_ready());
-    // It is as good as new for whoever has one.
-    assert!(runtime(0).block_on(get(&client)).is_ok());
-    let _ = format!("{client:?}");
+fn without_a_runtime_nothing_panics_nothing_hangs_and_nothing_is_sent() {
+    let heard = Arc::<AtomicUsize>::default();
+    let counts = heard.clone();
+    let (home, keeper) = (runtime(1), runtime(1));
+    let fake = home.block_on(Fake::start(move |_, command| {
+        counts.fetch_add(usize::from(command[0] == "INCR"), Ordering::SeqCst);
+        None
+    }));
+    let never_connected = build(&fake.url(""));
+    let connected = build(&fake.url(""));
+    keeper.block_on(get(&connected)).unwrap();
+    for client in [never_connected, connected] {
+        // Made and polled by an executor that is not tokio's, whatever is kept elsewhere.
+        let incr = Request::from(redis::cmd("INCR").arg("k"));
+        let error = block_on(client.service().call(incr)).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.phase()),
+            (ErrorKind::Refused, Phase::Queue)
+        );
+        assert!(!error.may_have_executed(), "{error}");
+        let error = block_on(client.wait_ready(SECOND)).unwrap_err();
+        println!("FIGURE runtimes, without one: {error}");
+        // It is as good as new for whoever has one.
+        assert!(runtime(0).block_on(get(&client)).is_ok());
+        block_on(client.shutdown(SECOND));
+        let refused = runtime(0).block_on(get(&client)).unwrap_err();
+        assert!(!refused.may_have_executed(), "it was shut down: {refused}");
+    }
+    assert_eq!(heard.load(Ordering::SeqCst), 0);
 }
 
 #[test]

@@ -29,7 +29,7 @@ thread_local! {
 }
 
 /// The deadlines of the calls that began on one thread of one runtime.
-struct Clock {
+pub(super) struct Clock {
     runtime: Handle,
     inner: Mutex<Inner>,
 }
@@ -62,7 +62,10 @@ pub(super) struct Watch {
 
 impl Clock {
     /// The clock of this thread in the runtime that drives it now.
-    fn here() -> Result<Arc<Self>, TryCurrentError> {
+    ///
+    /// # Errors
+    /// Outside a runtime.
+    pub(super) fn here() -> Result<Arc<Self>, TryCurrentError> {
         let runtime = Handle::try_current()?;
         let found = CLOCKS.try_with(|clocks| {
             let mut clocks = clocks.borrow_mut();
@@ -175,11 +178,7 @@ impl Inner {
 
 impl Watch {
     /// Sees to it that `waker` is woken at `at`.
-    ///
-    /// # Errors
-    /// Outside a runtime.
-    pub(super) fn new(at: Instant, waker: &Waker) -> Result<Self, TryCurrentError> {
-        let clock = Clock::here()?;
+    pub(super) fn new(clock: Arc<Clock>, at: Instant, waker: &Waker) -> Self {
         let mut inner = clock.lock();
         let place = inner.enter(at, waker.clone());
         if inner.timer.as_ref().is_none_or(|timer| at < timer.at) {
@@ -190,7 +189,7 @@ impl Watch {
         if is_late {
             clock.clone().wake();
         }
-        Ok(Self { clock, place })
+        Self { clock, place }
     }
 
     /// Whether `waker` is woken in time from now on; if not, nobody watches any more.
@@ -265,7 +264,7 @@ mod tests {
             if now >= call.at {
                 return Poll::Ready(now);
             }
-            call.watch = Watch::new(call.at, cx.waker()).ok();
+            call.watch = Clock::here().ok().map(|clock| Watch::new(clock, call.at, cx.waker()));
             Poll::Pending
         }
     }
@@ -345,8 +344,8 @@ mod tests {
 
     #[test]
     fn outside_a_runtime_there_is_no_clock() {
-        assert!(Watch::new(Instant::now(), Waker::noop()).is_err());
-        thread::spawn(|| assert!(Watch::new(Instant::now(), Waker::noop()).is_err()))
+        assert!(Clock::here().is_err());
+        thread::spawn(|| assert!(Clock::here().is_err()))
             .join()
             .unwrap();
     }

@@ -18,8 +18,8 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use self::clock::Watch;
-use crate::{Error, ErrorKind, Phase, Reply, Request, deadline::Deadline};
+use self::clock::{Clock, Watch};
+use crate::{Error, Reply, Request, deadline::Deadline};
 
 /// A future that can be told that its time is up.
 pub(crate) trait Expire {
@@ -91,36 +91,34 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Poll::Ready(result) = this.inner.as_mut().poll(cx) {
-            return Poll::Ready(result);
+        if let Some(watch) = this.watch {
+            if let Poll::Ready(result) = this.inner.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if watch.is_kept(cx.waker()) {
+                return Poll::Pending;
+            }
         }
-        if this
-            .watch
-            .as_ref()
-            .is_some_and(|watch| watch.is_kept(cx.waker()))
+        // Before a link is given anything: where nobody could wake the caller, nothing is sent.
+        let clock = match Clock::here() {
+            Ok(clock) => clock,
+            Err(none) if this.watch.is_none() => {
+                return Poll::Ready(Err(Error::homeless().because(none)));
+            }
+            // It was given to a link while there was a runtime: as if its time were up.
+            Err(_) => return Poll::Ready(Err(this.inner.expire())),
+        };
+        if this.watch.is_none()
+            && let Poll::Ready(result) = this.inner.as_mut().poll(cx)
         {
-            return Poll::Pending;
+            return Poll::Ready(result);
         }
         // A call that begins has time left, unless it was given none.
         let may_be_late = this.watch.is_some() || this.deadline.timeout().is_zero();
         if may_be_late && this.deadline.is_past(Instant::now()) {
             return Poll::Ready(Err(this.inner.expire()));
         }
-        match Watch::new(this.deadline.at(), cx.waker()) {
-            Ok(watch) => {
-                *this.watch = Some(watch);
-                Poll::Pending
-            }
-            Err(none) => Poll::Ready(Err(homeless(none))),
-        }
+        *this.watch = Some(Watch::new(clock, this.deadline.at(), cx.waker()));
+        Poll::Pending
     }
-}
-
-fn homeless(none: tokio::runtime::TryCurrentError) -> Error {
-    Error::new(
-        ErrorKind::Refused,
-        Phase::Queue,
-        "called outside a tokio runtime",
-    )
-    .because(none)
 }
