@@ -179,6 +179,7 @@ impl<C: Connect> Client<C> {
             // The supervisor's end has no bell: nobody but this method ever waits for it.
             sleep(Duration::from_millis(1).min(deadline.left(Instant::now()))).await;
         }
+        self.service.channel().seal();
         true
     }
 }

@@ -275,12 +275,25 @@ impl<C: Dial> Channel<C> {
     /// Ends the supervisor, and with it the links that no call holds.
     pub(crate) fn abort(&self) {
         *self.supervisor() = None;
+        self.seal();
+    }
+
+    /// Refuses for good, also where no supervisor was there to say so.
+    pub(crate) fn seal(&self) {
+        let hub = &self.shared.hub;
+        hub.gate
+            .set(gate::Gate::Down(shut_down().at(hub.endpoint())));
     }
 
     /// Whether the supervisor has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.supervisor().as_ref().is_none_or(Owned::is_finished)
     }
+}
+
+/// What every call gets from the end on.
+fn shut_down() -> Error {
+    Error::new(ErrorKind::Refused, Phase::Queue, "client is shut down")
 }
 
 impl<C: Dial> Clone for Channel<C> {

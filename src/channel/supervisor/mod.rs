@@ -525,11 +525,7 @@ impl<C: Dial> Supervisor<C> {
     async fn shut_down(mut self) {
         self.prober.rest();
         self.candidate = None;
-        self.trouble = Some(Error::new(
-            ErrorKind::Refused,
-            Phase::Queue,
-            "client is shut down",
-        ));
+        self.trouble = Some(super::shut_down());
         self.open();
         self.tell_health(Sight::Gone);
         if let Some(held) = self.held.take() {
