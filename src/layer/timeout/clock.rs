@@ -264,7 +264,9 @@ mod tests {
             if now >= call.at {
                 return Poll::Ready(now);
             }
-            call.watch = Clock::here().ok().map(|clock| Watch::new(clock, call.at, cx.waker()));
+            call.watch = Clock::here()
+                .ok()
+                .map(|clock| Watch::new(clock, call.at, cx.waker()));
             Poll::Pending
         }
     }
