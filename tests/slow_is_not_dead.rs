@@ -304,10 +304,18 @@ struct Elsewhere {
 
 impl Elsewhere {
     /// Runs `test` of this binary once more; nothing in that other process, once it has done its part, and where there is no server.
-    async fn run(test: &str, row: &str) -> Option<Self> {
+    async fn run(test: &str, row: &str, hungry: bool) -> Option<Self> {
         if let Ok(addresses) = std::env::var(ADDRESSES) {
             let (ours, bare) = addresses.split_once(' ').unwrap();
             let pair = Pair::connect(row, ours, bare).await;
+            if hungry {
+                // Takes all that it is given, to the end of this process: a quota that is not used up throttles nobody.
+                std::thread::spawn(|| {
+                    loop {
+                        std::hint::spin_loop()
+                    }
+                });
+            }
             println!("\nREADY");
             let loads = pair.start(CALM + for_a_minute() + CALM);
             println!("\nSCORE {}", pair.finish(loads).await.to_line());
@@ -398,7 +406,7 @@ impl Score {
 async fn a_server_is_not_dead_because_we_were_stopped_for_200_ms() {
     let row = "client stopped for 200 ms";
     let test = "a_server_is_not_dead_because_we_were_stopped_for_200_ms";
-    let Some(elsewhere) = Elsewhere::run(test, row).await else {
+    let Some(elsewhere) = Elsewhere::run(test, row, false).await else {
         return;
     };
     for _ in 0..for_a_minute().as_secs() / 2 {
@@ -414,7 +422,7 @@ async fn a_server_is_not_dead_because_we_were_stopped_for_200_ms() {
 async fn a_server_is_not_dead_because_we_have_half_a_processor() {
     let row = "client throttled";
     let test = "a_server_is_not_dead_because_we_have_half_a_processor";
-    let Some(elsewhere) = Elsewhere::run(test, row).await else {
+    let Some(elsewhere) = Elsewhere::run(test, row, true).await else {
         return;
     };
     let half = Half::of(elsewhere.pid()).unwrap();

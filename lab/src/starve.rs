@@ -1,6 +1,7 @@
-//! Takes the processor away from a child process: stops it, lets it go on, holds it to a share.
+//! Takes from a process what it needs: stops a child, lets it go on, holds it to a share of the processor; leaves this one without
+//! descriptors.
 //!
-//! Owns the signals and, where the machine lets it, a control group. Promises that a share ends with its handle; a child
+//! Owns the signals, the limit and, where the machine lets it, a control group. Promises that a share ends with its handle; a child
 //! that is stopped then goes on. Leaves starting and reaping to the one who owns the child: its number must not have been
 //! given to another process meanwhile. Fails with a [`LabError`] where there is no such process. Next: the tests above.
 
@@ -9,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::time::sleep;
 
 use crate::LabError;
@@ -39,7 +40,7 @@ pub fn go_on(pid: u32) -> Result<(), LabError> {
 }
 
 impl Half {
-    /// 50 ms of every 100 ms: the kernel's quota where a control group (v2) can be made, else a stop and a start in turn.
+    /// 50 ms of every 100 ms: the kernel's quota where a control group can be made, else a stop and a start in turn.
     ///
     /// # Errors
     /// When there is no such process.
@@ -65,11 +66,38 @@ impl Half {
 
     /// How it is done, for a figure.
     pub fn how(&self) -> &'static str {
-        if self.group.is_some() {
-            "cpu.max of a control group"
-        } else {
-            "stopped and continued in turn"
+        match &self.group {
+            Some(group) => group.how,
+            None => "stopped and continued in turn",
         }
+    }
+}
+
+/// This process gets no further descriptor (`EMFILE`), for as long as this lives; those that are open stay.
+#[derive(Debug)]
+pub struct NoDescriptors(Rlimit);
+
+impl NoDescriptors {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When the system does not let itself be limited.
+    pub fn begin() -> Result<Self, LabError> {
+        let before = getrlimit(Resource::Nofile);
+        let none = Rlimit {
+            current: Some(0),
+            maximum: before.maximum,
+        };
+        let cannot = |error| LabError::new("descriptors cannot be limited").because(error);
+        setrlimit(Resource::Nofile, none).map_err(cannot)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        let Rlimit { current, maximum } = self.0;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
     }
 }
 
@@ -87,26 +115,76 @@ struct Group {
     path: PathBuf,
     /// Where the child was before.
     home: PathBuf,
+    how: &'static str,
 }
 
 impl Group {
     fn around(pid: u32) -> io::Result<Self> {
-        let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+        let place = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        Self::of_one_tree(pid, &place).or_else(|_| Self::of_its_own_tree(pid, &place))
+    }
+
+    /// Control groups of version 2.
+    fn of_one_tree(pid: u32, place: &str) -> io::Result<Self> {
         let root = Path::new("/sys/fs/cgroup");
         if !fs::read_to_string(root.join("cgroup.controllers"))?.contains("cpu") {
-            return Err(unsupported());
+            return Err(io::ErrorKind::Unsupported.into());
         }
-        let place = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let home = place.lines().find_map(|line| line.strip_prefix("0::/"));
-        let home = root.join(home.ok_or_else(unsupported)?);
+        let quota = format!("{} {}", SHARE.as_micros(), PERIOD.as_micros());
+        let quotas = [("cpu.max", quota)];
+        Self::make(
+            pid,
+            root,
+            home(place, ""),
+            &quotas,
+            "cpu.max of a control group",
+        )
+    }
+
+    /// Version 1.
+    fn of_its_own_tree(pid: u32, place: &str) -> io::Result<Self> {
+        let root = Path::new("/sys/fs/cgroup/cpu");
+        let quotas = [
+            ("cpu.cfs_period_us", PERIOD.as_micros().to_string()),
+            ("cpu.cfs_quota_us", SHARE.as_micros().to_string()),
+        ];
+        Self::make(
+            pid,
+            root,
+            home(place, "cpu"),
+            &quotas,
+            "cpu.cfs_quota_us of a control group",
+        )
+    }
+
+    fn make(
+        pid: u32,
+        root: &Path,
+        home: Option<&str>,
+        quotas: &[(&str, String)],
+        how: &'static str,
+    ) -> io::Result<Self> {
+        let home = root.join(home.ok_or(io::ErrorKind::Unsupported)?);
         let path = root.join(format!("holdfast-lab-{pid}"));
         fs::create_dir(&path)?;
-        let group = Self { path, home };
-        let quota = format!("{} {}", SHARE.as_micros(), PERIOD.as_micros());
-        fs::write(group.path.join("cpu.max"), quota)?;
+        let group = Self { path, home, how };
+        for (file, quota) in quotas {
+            fs::write(group.path.join(file), quota)?;
+        }
         fs::write(group.path.join("cgroup.procs"), pid.to_string())?;
         Ok(group)
     }
+}
+
+/// Where a process is in the tree of a controller, from `/proc/…/cgroup`: lines of `number:controllers:/path`.
+fn home<'a>(place: &'a str, controller: &str) -> Option<&'a str> {
+    place.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+        controllers
+            .split(',')
+            .any(|one| one == controller)
+            .then_some(path)
+    })
 }
 
 impl Drop for Group {

@@ -23,6 +23,10 @@ const USER_TIMEOUT: Duration = Duration::from_millis(2500);
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_WINDOW: u32 = 128 * 1024;
 
+/// The system, or this process, has no descriptor to spare. They have no kind of their own; the numbers are the same on every Unix.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 /// Connects to `address` within `connect_timeout`.
 pub(crate) async fn dial(address: &Address, connect_timeout: Duration) -> Result<Stream, Error> {
     let connecting = async {
@@ -45,6 +49,9 @@ pub(crate) async fn dial(address: &Address, connect_timeout: Duration) -> Result
                     "server unreachable"
                 }
                 std::io::ErrorKind::TimedOut => "server did not accept the connection",
+                _ if cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) => {
+                    "no file descriptors left"
+                }
                 _ => "could not connect",
             };
             Err(Error::new(ErrorKind::ConnectionLost, Phase::Connect, detail).because(error))
