@@ -1,4 +1,5 @@
-//! Holds the README against the code: its tables say what the code does, and its examples compile.
+//! Holds the README and the failure handbook against the code: what they name exists, their tables say what the code does, and their
+//! examples compile.
 //!
 //! Owns nothing. The doc tests of the README hang on [`Readme`].
 
@@ -17,6 +18,7 @@ mod tests {
     };
 
     const README: &str = include_str!("../README.md");
+    const HANDBOOK: &str = include_str!("../docs/failure-handbook.md");
 
     /// The rows of the table under `heading`, each cell without its blanks and backticks.
     fn rows(heading: &str) -> Vec<Vec<String>> {
@@ -58,6 +60,70 @@ mod tests {
             .map(|(name, kind, unit, help)| [&*code(name), kind, unit, help].map(str::to_owned))
             .collect();
         assert_eq!(rows("Metrics"), code);
+    }
+
+    /// The words between backticks.
+    fn quoted(text: &str) -> Vec<&str> {
+        text.split('`').skip(1).step_by(2).collect()
+    }
+
+    #[test]
+    fn each_page_of_the_handbook_is_held_by_a_test_that_exists() {
+        let mut code = include_str!("cancellation.rs").to_owned();
+        let mut folders = vec![std::path::PathBuf::from(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests"
+        ))];
+        while let Some(folder) = folders.pop() {
+            for file in std::fs::read_dir(folder)
+                .expect("a folder of tests")
+                .flatten()
+            {
+                match file.path() {
+                    path if path.is_dir() => folders.push(path),
+                    path => code += &std::fs::read_to_string(path).unwrap_or_default(),
+                }
+            }
+        }
+        for page in HANDBOOK.split("\n## ").skip(1) {
+            let title = page.lines().next().unwrap_or_default();
+            let (_, proof) = page.split_once("**Proved by**").unwrap_or(("", ""));
+            let named = quoted(proof);
+            assert!(
+                !named.is_empty() || page.contains("**not tested**"),
+                "{title}"
+            );
+            for name in named.into_iter().filter(|name| !name.contains('/')) {
+                assert!(
+                    code.contains(&format!("fn {name}(")),
+                    "{title}: no test {name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_handbook_names_metrics_and_kinds_that_exist() {
+        let families: Vec<_> = names::ALL
+            .iter()
+            .filter_map(|row| row.0.strip_prefix("redis.holdfast."))
+            .collect();
+        for series in quoted(HANDBOOK)
+            .into_iter()
+            .filter_map(|word| word.split_once('{'))
+        {
+            assert!(
+                series.0.is_empty() || families.contains(&series.0),
+                "no metric {}",
+                series.0
+            );
+        }
+        for kind in Outcome::TEXT
+            .iter()
+            .filter(|kind| !["ok", "no_primary", "role_mismatch", "tls"].contains(kind))
+        {
+            assert!(HANDBOOK.contains(&code(kind)), "no page speaks of {kind}");
+        }
     }
 
     #[test]
