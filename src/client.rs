@@ -57,6 +57,22 @@ pub struct Client<C: Connect = LinkConnector> {
 }
 
 /// Collects the settings of a [`Client`]. Setters take and give the builder; [`build`](Self::build) checks them all.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use redis_holdfast::Client;
+///
+/// // No I/O: this runs where no Redis is.
+/// let redis = Client::builder("redis://cache.internal:6379/0")?
+///     .call_timeout(Duration::from_millis(250))
+///     .name("sessions")
+///     .build()?;
+/// assert!(!redis.health().is_ready());
+/// let faults = Client::builder("redis://cache.internal")?.max_in_flight(0).build().unwrap_err();
+/// assert_eq!(faults.faults().len(), 1);
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder<C = LinkConnector> {
     config: ConfigBuilder,
@@ -79,6 +95,15 @@ impl Client {
     }
 
     /// A client with a finished configuration, for example from [`Config::from_env`].
+    ///
+    /// ```
+    /// use redis_holdfast::{Client, Config};
+    ///
+    /// let config = Config::builder("redis://cache.internal:6379").name("hits").build()?;
+    /// let redis = Client::from_config(config);
+    /// assert_eq!(redis.health().endpoint(), "cache.internal:6379");
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn from_config(config: Config) -> Self {
         Self::assemble(config, Sources::default(), LinkConnector::new())
@@ -100,7 +125,19 @@ impl<C: Connect> Client<C> {
         }
     }
 
-    /// The stack as a tower `Service<Request>`, to put other layers around it.
+    /// The stack as a tower `Service<Request>`, to put other layers around it. Its errors are ours, unwrapped.
+    ///
+    /// ```
+    /// use redis_holdfast::{Client, ErrorKind, Request, redis};
+    /// use tower::Service;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redis_holdfast::ConfigError> {
+    /// let mut service = Client::builder("redis://cache.internal")?.build()?.service();
+    /// // Would hold up everybody on a shared connection: refused before a byte is sent.
+    /// let refused = service.call(Request::from(redis::cmd("BLPOP").arg("jobs").arg(0))).await;
+    /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn service(&self) -> ClientService<C> {
         self.service.clone()
@@ -108,6 +145,13 @@ impl<C: Connect> Client<C> {
 
     /// The same client, whose calls take at most `timeout` unless the request says otherwise. Legal from 1 ms to 1 h; values beyond are
     /// brought into that range.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # let redis = redis_holdfast::Client::builder("redis://cache.internal")?.build()?;
+    /// let patient = redis.with_call_timeout(Duration::from_secs(5));
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn with_call_timeout(&self, timeout: Duration) -> Self {
         let mut client = self.clone();
@@ -119,12 +163,29 @@ impl<C: Connect> Client<C> {
     }
 
     /// How the client fares. No I/O.
+    ///
+    /// ```
+    /// # let redis = redis_holdfast::Client::builder("redis://cache.internal")?.build()?;
+    /// let health = redis.health();
+    /// assert_eq!((health.is_ready(), health.reason()), (false, "connecting for the first time"));
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.current()
     }
 
     /// Word of each change of [`health`](Self::health).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redis_holdfast::ConfigError> {
+    /// # let redis = redis_holdfast::Client::builder("redis://127.0.0.1:1")?.build()?;
+    /// let mut watch = redis.watch_health();
+    /// if let Some(health) = watch.changed().await {
+    ///     println!("{health}"); // down for 0.0s: connection refused (connection_lost, phase connect, endpoint 127.0.0.1:1)
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn watch_health(&self) -> HealthWatch {
         self.health.watch()
@@ -137,6 +198,18 @@ impl<C: Connect> Client<C> {
     ///
     /// # Cancel safety
     /// It only watches.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::{error::Error, time::Duration};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redis_holdfast::ConfigError> {
+    /// # let redis = redis_holdfast::Client::builder("redis://127.0.0.1:1")?.build()?;
+    /// // Nobody listens there. Go on without: it heals by itself.
+    /// let error = redis.wait_ready(Duration::from_millis(50)).await.unwrap_err();
+    /// assert!(error.is_timeout() && error.source().is_some());
+    /// # Ok(()) }
+    /// ```
     pub async fn wait_ready(&self, within: Duration) -> Result<(), Error> {
         if Handle::try_current().is_err() {
             return Err(Error::homeless());
@@ -168,6 +241,19 @@ impl<C: Connect> Client<C> {
     ///
     /// # Cancel safety
     /// The client goes on closing; only nobody forces it after `within`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use redis_holdfast::{Client, Error, redis};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redis_holdfast::ConfigError> {
+    /// let redis = Client::builder("redis://127.0.0.1:1")?.build()?;
+    /// assert!(redis.shutdown(Duration::from_secs(1)).await);
+    /// let late = redis::cmd("PING").query_async::<()>(&mut redis.clone()).await.unwrap_err();
+    /// assert!(Error::find_in(&late).is_some_and(|error| !error.may_have_executed()));
+    /// # Ok(()) }
+    /// ```
     pub async fn shutdown(&self, within: Duration) -> bool {
         let deadline = Deadline::after(within);
         self.service.channel().close();

@@ -12,6 +12,16 @@ use tokio::time::Instant;
 const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// The instant at which a call ends, and the instant at which it began.
+///
+/// ```
+/// use std::time::Duration;
+/// use redis_holdfast::deadline::Deadline;
+///
+/// let deadline = Deadline::after(Duration::from_millis(250));
+/// let start = deadline.at() - Duration::from_millis(250);
+/// assert_eq!(deadline.left(start + Duration::from_millis(200)), Duration::from_millis(50));
+/// assert!(deadline.is_past(deadline.at()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
     start: Instant,

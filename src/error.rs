@@ -118,6 +118,23 @@ pub(crate) enum Executed {
 /// Why a call failed. One pointer: cloning it costs a reference count, and a refusal is a clone of an error made before.
 ///
 /// At the `redis` border it travels inside an [`io::Error`] ([`RedisError::from`] this type); [`Error::find_in`] gets it back.
+///
+/// `Display` and `Debug` show no key, value or secret. The [source](StdError::source) of an error of kind [`Redis`](ErrorKind::Redis) is
+/// redis' own error: the server's words, which may quote what was asked.
+///
+/// # Examples
+/// ```
+/// use redis_holdfast::{Client, Error, ErrorKind, Phase, redis};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redis_holdfast::ConfigError> {
+/// // Nobody listens there.
+/// let mut redis = Client::builder("redis://127.0.0.1:1")?.build()?;
+/// let error = redis::cmd("INCR").arg("hits").query_async::<u64>(&mut redis).await.unwrap_err();
+/// let ours = Error::find_in(&error).expect("ours, inside redis' own");
+/// assert_eq!((ours.kind(), ours.phase()), (ErrorKind::ConnectionLost, Phase::Connect));
+/// assert!(!ours.may_have_executed(), "it is safe to count this hit elsewhere");
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 

@@ -44,6 +44,16 @@ impl HealthState {
 ///
 /// A *readiness* endpoint may answer by [`is_ready`](Self::is_ready), where a service is of no use without Redis. A *liveness* endpoint
 /// must not look here: restarting a process has never brought a Redis back, and there is no `is_live` on purpose.
+///
+/// ```
+/// use redis_holdfast::{Client, HealthState};
+///
+/// let health = Client::builder("redis://cache.internal")?.build()?.health();
+/// let status = if health.is_ready() { 200 } else { 503 };
+/// assert_eq!((health.state(), status), (HealthState::Down, 503));
+/// println!("{health}"); // down for 0.0s: connecting for the first time (endpoint cache.internal:6379)
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 #[derive(Clone)]
 pub struct Health {
     state: HealthState,
@@ -167,7 +177,7 @@ impl fmt::Debug for Health {
     }
 }
 
-/// Word of each change of a client's health.
+/// Word of each change of a client's health; from [`Client::watch_health`](crate::Client::watch_health), which has an example.
 #[derive(Clone, Debug)]
 pub struct HealthWatch(watch::Receiver<Health>);
 

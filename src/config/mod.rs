@@ -75,6 +75,14 @@ impl Config {
     ///
     /// # Errors
     /// Every fault at once; among them an empty prefix, and a missing URL.
+    ///
+    /// ```
+    /// use redis_holdfast::Config;
+    ///
+    /// // Reads SESSIONS_URL, SESSIONS_CALL_TIMEOUT and so on.
+    /// let error = Config::from_env("SESSIONS_").unwrap_err();
+    /// assert!(error.to_string().contains("SESSIONS_URL"), "{error}");
+    /// ```
     pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
         Self::from_variables(prefix, env::vars_os())
     }

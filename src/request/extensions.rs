@@ -10,6 +10,17 @@ use std::{
 };
 
 /// At most one value of each type, attached to a [`Request`](crate::Request) by a layer for the layers below it.
+///
+/// ```
+/// use redis_holdfast::{Request, redis};
+///
+/// #[derive(Debug, PartialEq)]
+/// struct Tenant(u32);
+///
+/// let mut request = Request::from(redis::cmd("GET").arg("k"));
+/// request.extensions_mut().insert(Tenant(7));
+/// assert_eq!(request.extensions().get::<Tenant>(), Some(&Tenant(7)));
+/// ```
 #[derive(Clone, Default)]
 pub struct Extensions(Vec<(TypeId, Arc<dyn Any + Send + Sync>)>);
 

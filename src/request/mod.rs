@@ -250,6 +250,17 @@ impl fmt::Debug for Request {
 }
 
 /// What Redis answered. An error *reply* of a single command is still inside: [`Reply::parse`] turns it into an error.
+///
+/// ```no_run
+/// use redis_holdfast::{Client, Request, redis};
+/// use tower::Service;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut service = Client::builder("redis://cache.internal")?.build()?.service();
+/// let reply = service.call(Request::from(redis::cmd("GET").arg("greeting"))).await?;
+/// let greeting: Option<String> = reply.parse()?;
+/// # Ok(()) }
+/// ```
 pub struct Reply {
     values: Values,
     shape: Shape,

@@ -17,6 +17,15 @@ use super::{Answer, Resolution};
 /// | `lookup_timeout` | 2.2 s | 100 ms to 30 s |
 /// | `rotation_memory` | 10 min | 1 min to 24 h |
 /// | `families` | both | |
+///
+/// ```
+/// use std::time::Duration;
+/// use redis_holdfast::{Config, dns::{DnsPolicy, Families}};
+///
+/// let policy = DnsPolicy::default().max_refresh(Duration::from_secs(10)).families(Families::V4Only);
+/// let config = Config::builder("redis://cache.internal").dns(policy).build()?;
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsPolicy {
     pub(super) min_refresh: Duration,

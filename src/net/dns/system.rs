@@ -22,6 +22,14 @@ use super::{Lookup, NoAddress, Resolution, Resolve, STATIC_TTL};
 ///
 /// # Cancel safety
 /// An abandoned lookup leaves its thread behind until `getaddrinfo` returns; there is never a second one.
+///
+/// # Examples
+/// ```
+/// use redis_holdfast::{Client, dns::System};
+///
+/// let redis = Client::builder("redis://cache.corp")?.resolver(System::new()).build()?;
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 pub struct System {
     seat: Arc<Semaphore>,
 }
