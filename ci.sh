@@ -114,9 +114,9 @@ proof() {
 start=$SECONDS
 prepare
 check "format" cargo fmt --all --check
-check "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+check "lints" cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 check "each feature alone" each_feature
-check "docs" env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
+check "docs" env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --all-features --locked
 if cargo deny --version >/dev/null 2>&1; then
   check "licences and advisories" cargo deny check
 else
@@ -126,12 +126,12 @@ fi
 # Pure tests side by side; those against the clock one at a time.
 operations=1000000
 if [ "$mode" = full ]; then operations=10000000; fi
-tests "unit tests" limited 900 env HOLDFAST_OPERATIONS=$operations cargo test --workspace --lib --bins --locked -- --show-output
+tests "unit tests" limited 900 env HOLDFAST_OPERATIONS=$operations cargo test --workspace --all-features --lib --bins --locked -- --show-output
 check "mutants are caught" mutants
-tests "doc tests" limited 900 cargo test --workspace --doc --locked
+tests "doc tests" limited 900 cargo test --workspace --all-features --doc --locked
 limit=2700
 if [ "$mode" = full ]; then limit=14400; fi
-tests "scenarios" limited $limit cargo test --workspace --test '*' --locked --no-fail-fast -- --test-threads=1 --show-output
+tests "scenarios" limited $limit cargo test --workspace --all-features --test '*' --locked --no-fail-fast -- --test-threads=1 --show-output
 if [ "$mode" = full ]; then
   say "benches"
   limited 3600 cargo bench --workspace --benches --locked 2>&1 | tee "$log.part"

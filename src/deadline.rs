@@ -1,11 +1,20 @@
 //! A deadline: the instant at which a call has ended, whatever happens.
 //!
-//! Owns [`Deadline`]. It is made once per call, and every phase takes what is left of it.
-//! Promises: it never moves; a phase cannot give itself more than the whole has. Leaves the waiting to whoever holds a timer.
+//! Owns [`Deadline`], made once per call, of which every phase takes what is left; and [`scope`], by which the deadline of an API request
+//! reaches every call below it without being passed along.
+//! Promises: a deadline never moves; a phase cannot give itself more than the whole has; a call outside every scope pays one read of a
+//! thread-local word. Leaves the waiting to whoever holds a timer.
 //! Pure but for [`Deadline::after`], which reads the clock once. Cannot fail.
 
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 /// As good as never, and still an instant.
@@ -42,6 +51,12 @@ impl Deadline {
         }
     }
 
+    /// The same, or `other` if that falls sooner.
+    pub(crate) fn or_sooner(mut self, other: Option<Instant>) -> Self {
+        self.at = other.map_or(self.at, |other| self.at.min(other));
+        self
+    }
+
     /// When it falls.
     #[must_use]
     pub fn at(&self) -> Instant {
@@ -68,5 +83,129 @@ impl Deadline {
     #[must_use]
     pub fn left(&self, now: Instant) -> Duration {
         self.at.saturating_duration_since(now)
+    }
+}
+
+thread_local! {
+    /// The deadline of the scope that is being polled on this thread.
+    static SCOPE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Gives every Redis call that is made inside `future` the deadline `at`, if that is sooner than the call's own. Scopes inside one another
+/// count together: the soonest of them stands.
+///
+/// A call takes the scope that it is *made* in: inside this future, in this task, on whatever thread it runs. A task that is spawned from here is
+/// outside; hand the deadline over, `tokio::spawn(scope(at, …))` with [`current`]. What is joined or selected inside one task is inside.
+/// The future itself is not ended at `at`: the calls in it are.
+///
+/// # Cancel safety
+/// That of `future`.
+///
+/// ```no_run
+/// use redis_holdfast::{Client, deadline, redis::AsyncCommands};
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+///
+/// # async fn example(redis: Client) -> redis_holdfast::redis::RedisResult<()> {
+/// let at = Instant::now() + Duration::from_millis(80);
+/// let (mut one, mut two) = (redis.clone(), redis);
+/// let _visits: u64 = deadline::scope(at, async {
+///     one.set::<_, _, ()>("last", "now").await?; // both of them
+///     two.incr("visits", 1).await                // end within the 80 ms
+/// })
+/// .await?;
+/// # Ok(()) }
+/// ```
+pub fn scope<F: Future>(at: Instant, future: F) -> Scope<F> {
+    Scope { inner: future, at }
+}
+
+/// The deadline of the scope that this is called in.
+#[must_use]
+pub fn current() -> Option<Instant> {
+    SCOPE.get()
+}
+
+/// Runs `work` in the scope of `at`, and leaves it however `work` ends.
+pub(crate) fn within<T>(at: Instant, work: impl FnOnce() -> T) -> T {
+    struct Leave(Option<Instant>);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            SCOPE.set(self.0);
+        }
+    }
+    let outer = SCOPE.get();
+    let _leave = Leave(outer);
+    SCOPE.set(Some(outer.map_or(at, |outer| outer.min(at))));
+    work()
+}
+
+pin_project! {
+    /// A future in the scope of a deadline: see [`scope`].
+    #[derive(Clone, Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Scope<F> {
+        #[pin]
+        inner: F,
+        at: Instant,
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        within(*this.at, || this.inner.poll(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_soonest_scope_stands_and_ends_with_its_future() {
+        let now = Instant::now();
+        let (soon, late) = (now + MS, now + 9 * MS);
+        assert_eq!(current(), None);
+        scope(soon, async {
+            assert_eq!(current(), Some(soon));
+            scope(late, async { assert_eq!(current(), Some(soon)) }).await;
+            tokio::time::sleep(MS).await;
+            assert_eq!(current(), Some(soon), "after a wait as before it");
+        })
+        .await;
+        scope(late, async {
+            scope(soon, async { assert_eq!(current(), Some(soon)) }).await;
+            assert_eq!(current(), Some(late));
+        })
+        .await;
+        assert_eq!(current(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neighbours_on_one_thread_and_spawned_tasks_are_outside() {
+        let at = Instant::now() + MS;
+        let inside = scope(at, async {
+            tokio::task::yield_now().await;
+            #[expect(clippy::disallowed_methods, reason = "what a user would do")]
+            let spawned = tokio::spawn(async { current() });
+            (current(), spawned.await.ok().flatten())
+        });
+        let outside = async {
+            tokio::task::yield_now().await;
+            current()
+        };
+        assert_eq!(tokio::join!(inside, outside), ((Some(at), None), None));
+    }
+
+    #[test]
+    fn a_panic_leaves_the_scope() {
+        let at = Instant::now() + MS;
+        let caught = std::panic::catch_unwind(|| within(at, || panic!("inside")));
+        assert!(caught.is_err() && current().is_none());
     }
 }

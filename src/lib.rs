@@ -66,13 +66,17 @@
 //! [`Error::find_in`] gets it back. redis' helpers do not know what a command does: before a write is sent again, ask
 //! `may_have_executed`.
 //!
+//! # Deadlines from above
+//! [`deadline::scope`] hands the time of an API request to every Redis call that is made inside its future; [`layer::BudgetLayer`] opens
+//! the scope in the stack of a server. The sooner of scope and call counts. Spawned tasks are outside.
+//!
 //! # Tasks and runtimes
 //! The crate runs on tokio, with time and I/O enabled. Building does no I/O; connecting begins at once if a runtime is there, else with the
 //! first call or [`Client::wait_ready`]. If the runtime that kept a connection ends, the next call makes a new one on its own. A call
 //! that is made outside any runtime is `Refused`, and nothing of it is sent.
 //!
 //! # Feature flags
-//! None yet. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
+//! `http`: [`layer::BudgetLayer`] reads the headers of an `http::Request`. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
 
 mod adopt;
 mod backoff;

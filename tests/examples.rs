@@ -21,7 +21,14 @@ fn example(name: &str) -> PathBuf {
     BUILT.get_or_init(|| {
         // The whole workspace: the same features, so nothing is compiled twice.
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--workspace", "--examples", "--locked", "--quiet"]);
+        cargo.args([
+            "build",
+            "--workspace",
+            "--all-features",
+            "--examples",
+            "--locked",
+            "--quiet",
+        ]);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }

@@ -5,6 +5,7 @@
 //! `poll_ready`. Leaves links to `channel`. The stack stands here and nowhere else, top to bottom:
 
 pub(crate) mod breaker;
+mod budget;
 pub(crate) mod limit;
 pub(crate) mod telemetry;
 pub(crate) mod timeout;
@@ -31,6 +32,9 @@ use crate::{
     topology::sentinel::Sentinels,
 };
 
+pub use self::budget::{Budget, BudgetLayer, Limited, Read, ReadBudget};
+#[cfg(feature = "http")]
+pub use self::budget::{GrpcTimeout, Header};
 pub use crate::net::reach::connect::{Connect, LinkConnector};
 
 /// The stack around the links that a connector makes, top to bottom.

@@ -1,6 +1,7 @@
 //! One deadline over everything a call does.
 //!
-//! Owns the deadline of every call. Promises: no call outlives it by more than the runtime's own lag, because what wakes the caller is
+//! Owns the deadline of every call: the request's own timeout or the configured one, or the deadline of the
+//! [scope](crate::deadline::scope) that the call is made in, or of a layer above, where that falls sooner. Promises: no call outlives it by more than the runtime's own lag, because what wakes the caller is
 //! no link's task; expiry is *told* to what is below ([`Expire`]) and not merely dropped, so that the breaker
 //! counts it and the error knows the phase. Leaves phases and reasons to those below, waking to [`clock`].
 //! Fails with `Timeout`; with `Refused` where there is no runtime to wake anybody.
@@ -19,7 +20,10 @@ use tokio::time::Instant;
 use tower::Service;
 
 use self::clock::{Clock, Watch};
-use crate::{Error, Reply, Request, deadline::Deadline};
+use crate::{
+    Error, Reply, Request,
+    deadline::{self, Deadline},
+};
 
 /// A future that can be told that its time is up.
 pub(crate) trait Expire {
@@ -63,7 +67,9 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let timeout = request.timeout().unwrap_or(self.call_timeout);
         let begun = request.begun().unwrap_or_else(Instant::now);
-        let deadline = Deadline::starting(begun, timeout);
+        let deadline = Deadline::starting(begun, timeout)
+            .or_sooner(deadline::current())
+            .or_sooner(request.deadline().map(|above| above.at()));
         TimeoutFuture {
             inner: self.inner.call(request.with_deadline(deadline)),
             deadline,
@@ -98,6 +104,9 @@ where
             if watch.is_kept(cx.waker()) {
                 return Poll::Pending;
             }
+        } else if this.deadline.timeout().is_zero() {
+            // Late before it begins: not a byte of it may leave.
+            return Poll::Ready(Err(this.inner.expire()));
         }
         // Before a link is given anything: where nobody could wake the caller, nothing is sent.
         let clock = match Clock::here() {
@@ -113,9 +122,8 @@ where
         {
             return Poll::Ready(result);
         }
-        // A call that begins has time left, unless it was given none.
-        let may_be_late = this.watch.is_some() || this.deadline.timeout().is_zero();
-        if may_be_late && this.deadline.is_past(Instant::now()) {
+        // Whoever is polled for the first time has time left.
+        if this.watch.is_some() && this.deadline.is_past(Instant::now()) {
             return Poll::Ready(Err(this.inner.expire()));
         }
         *this.watch = Some(Watch::new(clock, this.deadline.at(), cx.waker()));
