@@ -1,17 +1,19 @@
 //! A primary that Sentinels watch: found by asking all of them, followed through failovers, kept while they are away.
 //!
 //! Owns [`Sentinel`], a client's share of a follower, and [`Sentinels`], by which clients share one. Promises: building asks nobody and
-//! waits for nothing; the last client to go takes the tasks and connections along. Leaves words to [`wire`], belief to [`vote`] and
-//! [`failover`], connections to [`peer`] and [`candidate`], all of it together to [`follow`].
+//! waits for nothing; the last client to go takes the tasks and connections along. Leaves words to [`wire`], belief to [`belief`]
+//! ([`vote`] and [`failover`]), connections to [`table`], [`peer`] and [`candidate`], all of it together to [`follow`].
 //! Fails as the trouble of a map: kinds `no_primary`, `auth`, `protocol`, phase `discovery`.
 
 mod asker;
+mod belief;
 mod board;
 mod candidate;
 mod failover;
 mod follow;
 mod peer;
 mod plan;
+mod table;
 mod vote;
 mod wire;
 

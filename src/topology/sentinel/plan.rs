@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::Value;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use super::wire::Spot;
 use crate::{
@@ -105,14 +108,14 @@ impl Plan {
         (pace, heard)
     }
 
-    /// Follows the host of `spot`.
-    pub(super) fn follow(&self, spot: &Spot, tell: impl FnMut(Found) + Send + 'static) -> Follower {
+    /// Follows the host of `spot`, and leaves word in `found`.
+    pub(super) fn follow(&self, spot: &Spot, found: watch::Sender<Found>) -> Follower {
         follow(
             &spot.host,
             self.resolver.clone(),
             self.dns.clone(),
             &self.runtime,
-            tell,
+            move |told| drop(found.send_replace(told)),
         )
     }
 }

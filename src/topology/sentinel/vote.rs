@@ -3,7 +3,7 @@
 //! Owns [`vote`]. Promises: one Sentinel that is silent, stale or mistaken decides nothing; an older epoch never wins over a living
 //! primary; Sentinels that lost their state (their epochs start again at 0) are believed once the primary they should know is dead.
 //! A strict majority of those who answer wins, then the higher epoch; the role on the link itself has the last word, elsewhere.
-//! Leaves the faster way to [`failover`](super::failover). Pure. Cannot fail. The tests at the bottom read as the specification.
+//! Leaves the faster way to [`failover`](super::failover), what was heard to [`belief`](super::belief). Pure. Cannot fail. The tests at the bottom read as the specification.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,0 +1,415 @@
+//! What is believed of the primary: everything heard goes in, who it is comes out.
+//!
+//! Owns [`Belief`]: the Sentinels' seats, the failover under way, what our own links say, and the primary that is followed. Promises:
+//! the same things heard give the same belief, whoever told them first; a primary is left only for one that the [`vote`](super::vote) or
+//! the four witnesses of [`failover`](super::failover) name; silence takes nothing away from a primary that serves.
+//! Leaves hearing and acting to [`follow`](super::follow). Pure: time is an argument. Cannot fail.
+//! Recorded failovers in `tests/fixtures/sentinel` are its specification, besides the tests at the bottom.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    board::Testimony,
+    failover::{Claim, Failover, PeerId},
+    vote::{Followed, Seat, Verdict, Word, vote},
+    wire::{Event, Spot, Told, View},
+};
+
+/// No Sentinel answers: said after so long, where a primary is followed meanwhile.
+const UNANSWERED: Duration = Duration::from_secs(1);
+/// A primary that was away for so long may be left for one of an older epoch: longer than Sentinels take to agree on a promotion.
+const LOST: Duration = Duration::from_secs(3);
+
+/// Why the Sentinels are no help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    Nobody,
+    Unknown,
+    Refused,
+    Strangers,
+    /// They name a primary of an older epoch than the one that serves.
+    Older,
+}
+
+/// Another primary is followed from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) spot: Spot,
+    pub(super) epoch: u64,
+    pub(super) why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is the first.
+    Found,
+    /// The Sentinels agree.
+    Vote,
+    /// It was promoted, and four witnesses agree.
+    Promotion,
+}
+
+pub(super) struct Belief {
+    early: bool,
+    seats: BTreeMap<PeerId, Seat>,
+    known: usize,
+    failover: Failover,
+    followed: Option<Followed>,
+    claim: Option<(Spot, Claim)>,
+    lineage: Option<String>,
+    own_link_down: bool,
+    down_since: Option<Instant>,
+    unanswered_since: Option<Instant>,
+    trouble: Option<Trouble>,
+    round: usize,
+}
+
+impl Belief {
+    /// `known`: how many Sentinels there are, as far as is known. `early`: whether four witnesses are enough.
+    pub(super) fn new(known: usize, early: bool) -> Self {
+        Self {
+            early,
+            seats: BTreeMap::new(),
+            known: known.max(1),
+            failover: Failover::default(),
+            followed: None,
+            claim: None,
+            lineage: None,
+            own_link_down: false,
+            down_since: None,
+            unanswered_since: None,
+            trouble: None,
+            round: 0,
+        }
+    }
+
+    // ── what is heard ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A Sentinel will be asked. `awaited`: nothing is decided before it has answered or failed.
+    pub(super) fn meet(&mut self, peer: PeerId, awaited: bool) {
+        let seat = Seat {
+            word: Word::Silent,
+            asked: awaited,
+        };
+        self.seats.insert(peer, seat);
+    }
+
+    /// A Sentinel will not be asked any more.
+    pub(super) fn leave(&mut self, peer: PeerId) {
+        self.seats.remove(&peer);
+        self.failover.on_silence(peer);
+    }
+
+    /// Everybody is being asked: those who answered the last time may be waited for.
+    pub(super) fn ask(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        for seat in self.seats.values_mut() {
+            seat.asked |= !matches!(seat.word, Word::Silent);
+        }
+    }
+
+    /// A Sentinel answered, or did not.
+    pub(super) fn on_word(&mut self, peer: PeerId, mut word: Word, now: Instant) {
+        let Some(seat) = self.seats.get_mut(&peer) else {
+            return;
+        };
+        match &mut word {
+            Word::Says(view) => {
+                // Its id is asked for now and then only.
+                if let (None, Word::Says(last)) = (&view.id, &seat.word) {
+                    view.id.clone_from(&last.id);
+                }
+                if view.primary.as_ref() == self.followed.as_ref().map(|at| &at.spot) {
+                    self.failover.on_view(peer, view, now);
+                }
+            }
+            Word::Silent => self.failover.on_silence(peer),
+            Word::Unknown | Word::Refused | Word::Stranger => {}
+        }
+        *seat = Seat { word, asked: false };
+    }
+
+    /// A Sentinel told something unasked.
+    pub(super) fn on_told(&mut self, peer: PeerId, told: &Told, now: Instant) {
+        let Some(followed) = &self.followed else {
+            return;
+        };
+        if told.of.as_ref().is_none_or(|of| *of == followed.spot) {
+            self.failover.on_event(peer, &told.event, now);
+        }
+        if let Event::Switched { to } = &told.event
+            && let Some(Seat {
+                word: Word::Says(view),
+                ..
+            }) = self.seats.get_mut(&peer)
+        {
+            // Its next answer brings the epoch; until then, one later than any we knew.
+            view.primary = Some(to.clone());
+            view.epoch = view.epoch.max(followed.epoch + 1);
+        }
+    }
+
+    /// The candidate at `spot` says what it is.
+    pub(super) fn on_claim(&mut self, spot: &Spot, claim: Claim) {
+        self.claim = Some((spot.clone(), claim));
+    }
+
+    /// What our own links say of the primary that is followed.
+    pub(super) fn on_testimony(&mut self, testimony: &Testimony, now: Instant) {
+        self.own_link_down = testimony.down;
+        if testimony.lineage.is_some() {
+            self.lineage.clone_from(&testimony.lineage);
+        }
+        if testimony.down {
+            self.down_since.get_or_insert(now);
+        } else {
+            self.down_since = None;
+        }
+    }
+
+    // ── what is believed ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    #[cfg(test)]
+    fn followed(&self) -> Option<&Followed> {
+        self.followed.as_ref()
+    }
+
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    /// Whether a Sentinel holds the primary down.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.failover.is_doubted()
+    }
+
+    /// The replica to ask for its role: a Sentinel has named it.
+    pub(super) fn candidate(&mut self, now: Instant) -> Option<Spot> {
+        let followed = self.followed.as_ref()?;
+        let named = self.failover.candidate(now).filter(|_| self.early);
+        named.filter(|spot| *spot != followed.spot)
+    }
+
+    /// Sentinels that answer.
+    pub(super) fn reachable(&self) -> usize {
+        let answers = |seat: &&Seat| matches!(seat.word, Word::Says(_) | Word::Unknown);
+        self.seats.values().filter(answers).count()
+    }
+
+    /// Draws the conclusion from what was heard so far.
+    pub(super) fn decide(&mut self, now: Instant) -> Option<Turn> {
+        self.count_sentinels();
+        if let Some(followed) = &mut self.followed {
+            let down = self
+                .down_since
+                .map(|since| now.saturating_duration_since(since));
+            followed.lost = down.is_some_and(|down| down >= LOST);
+        }
+        if let Some(turn) = self.promoted(now) {
+            return Some(self.follow(turn));
+        }
+        let seats = self.seats.values();
+        let verdict = vote(seats, self.known, self.followed.as_ref(), self.round);
+        if verdict != Verdict::Nobody {
+            self.unanswered_since = None;
+        }
+        self.trouble = match verdict {
+            Verdict::Wait => self.trouble,
+            Verdict::Follow { spot, epoch } => {
+                self.trouble = None;
+                return self.voted(spot, epoch);
+            }
+            Verdict::Keep => Some(Trouble::Older),
+            Verdict::Nobody if !self.is_unanswered(now) => self.trouble,
+            Verdict::Nobody => Some(Trouble::Nobody),
+            Verdict::Unknown => Some(Trouble::Unknown),
+            Verdict::Refused => Some(Trouble::Refused),
+            Verdict::Strangers => Some(Trouble::Strangers),
+        };
+        None
+    }
+
+    /// The most that any of them knows of, itself included.
+    fn count_sentinels(&mut self) {
+        let views = self.seats.values().filter_map(view);
+        if let Some(others) = views.map(|view| view.others).max() {
+            self.known = usize::try_from(others)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1);
+        }
+    }
+
+    /// Whether it is time to say that none of them answers.
+    fn is_unanswered(&mut self, now: Instant) -> bool {
+        let since = *self.unanswered_since.get_or_insert(now);
+        self.followed.is_none() || now.saturating_duration_since(since) >= UNANSWERED
+    }
+
+    fn promoted(&mut self, now: Instant) -> Option<Turn> {
+        let candidate = self.candidate(now)?;
+        let (spot, claim) = self.claim.as_ref().filter(|(spot, _)| *spot == candidate)?;
+        let lineage = self.lineage.as_deref();
+        let agreed = self
+            .failover
+            .may_serve(self.known, self.own_link_down, claim, lineage);
+        agreed.then(|| Turn {
+            spot: spot.clone(),
+            // What the Sentinels will say once they agree is later than what they said before.
+            epoch: self.followed.as_ref().map_or(0, |at| at.epoch) + 1,
+            why: Why::Promotion,
+        })
+    }
+
+    fn voted(&mut self, spot: Spot, epoch: u64) -> Option<Turn> {
+        let is_new = self.followed.as_ref().is_none_or(|at| at.spot != spot);
+        let turn = is_new.then(|| {
+            let why = if self.followed.is_some() {
+                Why::Vote
+            } else {
+                Why::Found
+            };
+            self.follow(Turn { spot, epoch, why })
+        });
+        if let Some(followed) = &mut self.followed {
+            followed.epoch = epoch;
+            let vouching = self.seats.values().filter_map(view);
+            let vouched: Vec<Arc<str>> = vouching
+                .filter(|view| view.primary.as_ref() == Some(&followed.spot))
+                .filter_map(|view| view.id.clone())
+                .collect();
+            if !vouched.is_empty() {
+                followed.vouched = vouched;
+            }
+        }
+        turn
+    }
+
+    fn follow(&mut self, turn: Turn) -> Turn {
+        self.followed = Some(Followed {
+            spot: turn.spot.clone(),
+            epoch: turn.epoch,
+            vouched: Vec::new(),
+            lost: false,
+        });
+        self.failover = Failover::default();
+        self.claim = None;
+        self.lineage = None;
+        self.own_link_down = false;
+        self.down_since = None;
+        self.trouble = None;
+        turn
+    }
+}
+
+fn view(seat: &Seat) -> Option<&View> {
+    match &seat.word {
+        Word::Says(view) => Some(view),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "replay.rs"]
+mod replay;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spot(port: u16) -> Spot {
+        Spot::new("10.0.0.1", port)
+    }
+
+    fn says(port: u16, epoch: u64) -> Word {
+        Word::Says(View {
+            primary: Some(spot(port)),
+            epoch,
+            others: 2,
+            id: Some(format!("at {epoch}").into()),
+            ..View::default()
+        })
+    }
+
+    /// Three Sentinels that have named port 1.
+    fn found(now: Instant) -> Belief {
+        let mut belief = Belief::new(3, true);
+        for peer in 0..3 {
+            belief.meet(peer, true);
+            belief.on_word(peer, says(1, 3), now);
+        }
+        let turn = belief.decide(now).expect("found");
+        assert_eq!((turn.spot, turn.why), (spot(1), Why::Found));
+        belief
+    }
+
+    fn testimony(down: bool) -> Testimony {
+        Testimony {
+            works: !down,
+            down,
+            ..Testimony::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_said_after_a_second_and_takes_nothing_away() {
+        let now = Instant::now();
+        let mut belief = found(now);
+        for peer in 0..3 {
+            belief.on_word(peer, Word::Silent, now);
+        }
+        assert_eq!(belief.decide(now), None);
+        assert_eq!(belief.trouble(), None, "a hiccup is not worth a word");
+        let later = now + UNANSWERED;
+        assert_eq!(belief.decide(later), None);
+        assert_eq!(belief.trouble(), Some(Trouble::Nobody));
+        assert_eq!(belief.followed().map(|at| at.spot.clone()), Some(spot(1)));
+        belief.on_word(1, says(1, 3), later);
+        assert_eq!((belief.decide(later), belief.trouble()), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_answered_is_named_at_once() {
+        let now = Instant::now();
+        let mut belief = Belief::new(2, true);
+        belief.meet(0, true);
+        belief.meet(1, true);
+        belief.on_word(0, Word::Silent, now);
+        belief.decide(now);
+        assert_eq!(belief.trouble(), None, "the other may still answer");
+        belief.on_word(1, Word::Silent, now);
+        belief.decide(now);
+        assert_eq!(belief.trouble(), Some(Trouble::Nobody));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_primary_is_left_for_an_older_epoch_only_after_a_while() {
+        let now = Instant::now();
+        let mut belief = found(now);
+        for peer in 0..3 {
+            belief.on_word(peer, says(2, 0), now);
+        }
+        belief.on_testimony(&testimony(false), now);
+        assert_eq!(belief.decide(now), None);
+        assert_eq!(belief.trouble(), Some(Trouble::Older));
+        belief.on_testimony(&testimony(true), now);
+        assert_eq!(belief.decide(now + LOST - Duration::from_millis(1)), None);
+        let turn = belief.decide(now + LOST).expect("believed");
+        assert_eq!((turn.spot, turn.epoch, turn.why), (spot(2), 0, Why::Vote));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_of_a_former_primary_are_none_of_the_present_one() {
+        let now = Instant::now();
+        let mut belief = found(now);
+        let down = |of: u16| Told {
+            of: Some(spot(of)),
+            event: Event::Down(true),
+        };
+        belief.on_told(0, &down(7), now);
+        assert!(!belief.is_doubted());
+        belief.on_told(0, &down(1), now);
+        assert!(belief.is_doubted());
+    }
+}

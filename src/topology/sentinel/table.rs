@@ -1,0 +1,140 @@
+//! The Sentinels that are asked: those configured, and those that they know.
+//!
+//! Owns [`Table`], one task and one name per Sentinel. Promises: at most [`MOST`] connections, one per Sentinel however many addresses
+//! lead to it; those configured are never forgotten, those learned are once they are silent for a minute or turn out to be known
+//! already. Leaves asking to [`peer`](super::peer), belief to [`belief`](super::belief). Cannot fail.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{
+    failover::PeerId,
+    peer::{self, Order, Report},
+    plan::Plan,
+    wire::{Other, Spot},
+};
+use crate::{
+    net::dns::{Follower, Found},
+    task::{Owned, spawn_owned},
+};
+
+/// Connections to Sentinels. More of them are known, not asked.
+const MOST: usize = 5;
+/// A Sentinel that only others knew, and that is silent for so long, is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+pub(super) struct Table {
+    plan: Arc<Plan>,
+    orders: watch::Sender<Order>,
+    reporter: mpsc::Sender<(PeerId, Report)>,
+    peers: BTreeMap<PeerId, Peer>,
+    next: PeerId,
+}
+
+struct Peer {
+    spot: Spot,
+    id: Option<Arc<str>>,
+    learned: bool,
+    heard: Instant,
+    dns: Follower,
+    _task: Owned,
+}
+
+impl Table {
+    pub(super) fn new(plan: Arc<Plan>, reporter: mpsc::Sender<(PeerId, Report)>) -> Self {
+        let order = Order {
+            urgent: true,
+            ..Order::default()
+        };
+        Self {
+            plan,
+            orders: watch::Sender::new(order),
+            reporter,
+            peers: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Begins to ask the Sentinel at `spot`.
+    pub(super) fn meet(&mut self, spot: Spot, learned: bool, now: Instant) -> PeerId {
+        let number = self.next;
+        self.next += 1;
+        let (found, finding) = watch::channel(Found::default());
+        let dns = self.plan.follow(&spot, found);
+        let orders = self.orders.subscribe();
+        let task = peer::run(
+            number,
+            spot.clone(),
+            finding,
+            orders,
+            self.reporter.clone(),
+            self.plan.clone(),
+        );
+        let peer = Peer {
+            spot,
+            id: None,
+            learned,
+            heard: now,
+            dns,
+            _task: spawn_owned(&self.plan.runtime, task),
+        };
+        self.peers.insert(number, peer);
+        number
+    }
+
+    /// Begins to ask those of `others` that are not asked yet, while there is room. Gives their numbers.
+    pub(super) fn learn(&mut self, others: Vec<Other>, now: Instant) -> Vec<PeerId> {
+        let mut met = Vec::new();
+        for other in others.into_iter().filter(|other| !other.down) {
+            let is_known =
+                |peer: &Peer| peer.id.as_ref() == Some(&other.id) || peer.spot == other.spot;
+            if self.peers.len() < MOST && !self.peers.values().any(is_known) {
+                met.push(self.meet(other.spot, true, now));
+            }
+        }
+        met
+    }
+
+    /// A Sentinel was heard.
+    pub(super) fn heard(&mut self, number: PeerId, id: Option<&Arc<str>>, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&number) {
+            peer.heard = now;
+            if let Some(id) = id {
+                peer.id = Some(id.clone());
+            }
+        }
+    }
+
+    /// Lets go of learned ones that are silent, or known under another address. Gives their numbers.
+    pub(super) fn forget(&mut self, now: Instant) -> Vec<PeerId> {
+        let is_double = |number: &PeerId, peer: &Peer| {
+            let mut before = self.peers.range(..number);
+            peer.id.is_some() && before.any(|(_, other)| other.id == peer.id)
+        };
+        let stale = |peer: &Peer| now.saturating_duration_since(peer.heard) > FORGOTTEN;
+        let gone: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(number, peer)| peer.learned && (stale(peer) || is_double(number, peer)))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in &gone {
+            self.peers.remove(number);
+        }
+        gone
+    }
+
+    /// Tells all of them what is wanted.
+    pub(super) fn order(&self, change: impl FnOnce(&mut Order)) {
+        self.orders.send_modify(change);
+    }
+
+    /// Their names, followed.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Follower> {
+        self.peers.values().map(|peer| &peer.dns)
+    }
+}
