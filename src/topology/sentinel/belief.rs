@@ -14,7 +14,7 @@ use super::{
     board::Testimony,
     failover::{Claim, Failover, PeerId},
     vote::{Followed, Seat, Verdict, Word, vote},
-    wire::{Event, Spot, Told, View},
+    wire::{Spot, Told, View},
 };
 
 /// No Sentinel answers: said after so long, where a primary is followed meanwhile.
@@ -64,6 +64,8 @@ pub(super) struct Belief {
     unanswered_since: Option<Instant>,
     trouble: Option<Trouble>,
     round: usize,
+    /// When the primary was followed.
+    turned: Option<Instant>,
 }
 
 impl Belief {
@@ -82,6 +84,7 @@ impl Belief {
             unanswered_since: None,
             trouble: None,
             round: 0,
+            turned: None,
         }
     }
 
@@ -131,23 +134,13 @@ impl Belief {
         *seat = Seat { word, asked: false };
     }
 
-    /// A Sentinel told something unasked.
+    /// A Sentinel told something unasked: who is down, and whom it promotes. Who *is* the primary it is asked.
     pub(super) fn on_told(&mut self, peer: PeerId, told: &Told, now: Instant) {
         let Some(followed) = &self.followed else {
             return;
         };
         if told.of.as_ref().is_none_or(|of| *of == followed.spot) {
             self.failover.on_event(peer, &told.event, now);
-        }
-        if let Event::Switched { to } = &told.event
-            && let Some(Seat {
-                word: Word::Says(view),
-                ..
-            }) = self.seats.get_mut(&peer)
-        {
-            // Its next answer brings the epoch; until then, one later than any we knew.
-            view.primary = Some(to.clone());
-            view.epoch = view.epoch.max(followed.epoch + 1);
         }
     }
 
@@ -208,7 +201,7 @@ impl Belief {
             followed.lost = down.is_some_and(|down| down >= LOST);
         }
         if let Some(turn) = self.promoted(now) {
-            return Some(self.follow(turn));
+            return Some(self.follow(turn, now));
         }
         let seats = self.seats.values();
         let verdict = vote(seats, self.known, self.followed.as_ref(), self.round);
@@ -219,8 +212,10 @@ impl Belief {
             Verdict::Wait => self.trouble,
             Verdict::Follow { spot, epoch } => {
                 self.trouble = None;
-                return self.voted(spot, epoch);
+                return self.voted(spot, epoch, now);
             }
+            // After a promotion they take a moment to agree.
+            Verdict::Keep if self.is_fresh(now) => self.trouble,
             Verdict::Keep => Some(Trouble::Older),
             Verdict::Nobody if !self.is_unanswered(now) => self.trouble,
             Verdict::Nobody => Some(Trouble::Nobody),
@@ -247,6 +242,11 @@ impl Belief {
         self.followed.is_none() || now.saturating_duration_since(since) >= UNANSWERED
     }
 
+    fn is_fresh(&self, now: Instant) -> bool {
+        let age = self.turned.map(|at| now.saturating_duration_since(at));
+        age.is_some_and(|age| age < LOST)
+    }
+
     fn promoted(&mut self, now: Instant) -> Option<Turn> {
         let candidate = self.candidate(now)?;
         let (spot, claim) = self.claim.as_ref().filter(|(spot, _)| *spot == candidate)?;
@@ -262,7 +262,7 @@ impl Belief {
         })
     }
 
-    fn voted(&mut self, spot: Spot, epoch: u64) -> Option<Turn> {
+    fn voted(&mut self, spot: Spot, epoch: u64, now: Instant) -> Option<Turn> {
         let is_new = self.followed.as_ref().is_none_or(|at| at.spot != spot);
         let turn = is_new.then(|| {
             let why = if self.followed.is_some() {
@@ -270,7 +270,7 @@ impl Belief {
             } else {
                 Why::Found
             };
-            self.follow(Turn { spot, epoch, why })
+            self.follow(Turn { spot, epoch, why }, now)
         });
         if let Some(followed) = &mut self.followed {
             followed.epoch = epoch;
@@ -286,7 +286,8 @@ impl Belief {
         turn
     }
 
-    fn follow(&mut self, turn: Turn) -> Turn {
+    fn follow(&mut self, turn: Turn, now: Instant) -> Turn {
+        self.turned = Some(now);
         self.followed = Some(Followed {
             spot: turn.spot.clone(),
             epoch: turn.epoch,
@@ -317,6 +318,7 @@ mod replay;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::sentinel::wire::Event;
 
     fn spot(port: u16) -> Spot {
         Spot::new("10.0.0.1", port)
@@ -391,6 +393,8 @@ mod tests {
             belief.on_word(peer, says(2, 0), now);
         }
         belief.on_testimony(&testimony(false), now);
+        assert_eq!((belief.decide(now), belief.trouble()), (None, None));
+        let now = now + LOST;
         assert_eq!(belief.decide(now), None);
         assert_eq!(belief.trouble(), Some(Trouble::Older));
         belief.on_testimony(&testimony(true), now);

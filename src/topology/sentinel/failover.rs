@@ -3,7 +3,9 @@
 //! Owns [`Failover`], what is known of the failover of one primary. The Sentinel that leads it names the replica before it promotes it;
 //! the others hear of the promotion most of a second later. Promises: a candidate is served from only when four witnesses agree: a
 //! Sentinel named it, and has not given up; a majority of all known Sentinels hold the old primary down; our own link to that is dead
-//! or demoted; the candidate itself says it is a primary, with a replication id that comes from the old one's.
+//! or demoted; the candidate itself says it is a primary, with a replication id that comes from the old one's. In a failover that
+//! somebody has ordered nobody is down: there the word of the Sentinel that leads it stands for the second and third, for what is
+//! still written to the old primary is lost.
 //! Leaves asking to [`candidate`](super::candidate). Pure: time is an argument. Cannot fail.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -39,6 +41,8 @@ struct Held {
     down: bool,
     /// How many others it says hold it down too, itself included.
     agreed: u32,
+    /// It leads a failover that somebody has ordered.
+    ordered: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +68,7 @@ impl Failover {
             }
             Event::Named(spot) | Event::Promoted(spot) => self.name(peer, spot, now),
             Event::Aborted => self.unname(peer),
-            Event::Elected | Event::Switched { .. } | Event::Stir | Event::Census => {}
+            Event::Elected | Event::Switched | Event::Stir | Event::Census => {}
         }
     }
 
@@ -72,6 +76,7 @@ impl Failover {
         let agreed = if view.o_down { view.quorum } else { 0 };
         let held = self.held.entry(peer).or_default();
         held.down = view.s_down || view.o_down;
+        held.ordered = view.ordered;
         // An event told the exact number, the view only the least.
         held.agreed = if view.o_down {
             held.agreed.max(agreed)
@@ -131,11 +136,17 @@ impl Failover {
         lineage: Option<&str>,
     ) -> bool {
         let descends = lineage.is_some() && claim.parent.as_deref() == lineage;
-        self.named.is_some()
-            && self.is_held_down(known)
-            && own_link_down
-            && claim.is_primary
-            && descends
+        let fallen = self.is_held_down(known) && own_link_down;
+        self.named.is_some() && (fallen || self.is_ordered()) && claim.is_primary && descends
+    }
+
+    /// Whether the Sentinel that named the candidate was told to fail over.
+    fn is_ordered(&self) -> bool {
+        let by = self
+            .named
+            .as_ref()
+            .and_then(|named| self.held.get(&named.by));
+        by.is_some_and(|held| held.ordered)
     }
 }
 
@@ -254,6 +265,35 @@ mod tests {
             now,
         );
         assert!(!polled.is_held_down(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_an_ordered_failover_the_leaders_word_and_the_candidates_own_are_enough() {
+        let now = Instant::now();
+        let mut failover = Failover::default();
+        let ordered = View {
+            ordered: true,
+            ..View::default()
+        };
+        failover.on_view(0, &ordered, now);
+        failover.on_event(1, &Event::Named(spot(2)), now);
+        let serve = |failover: &Failover, claim: &Claim, lineage| {
+            failover.may_serve(3, false, claim, lineage)
+        };
+        assert!(
+            !serve(&failover, &claim(), Some(LINEAGE)),
+            "another one leads"
+        );
+        failover.on_event(0, &Event::Named(spot(2)), now);
+        assert!(serve(&failover, &claim(), Some(LINEAGE)));
+        assert!(!serve(&failover, &claim(), Some("another")));
+        let replica = Claim {
+            is_primary: false,
+            ..claim()
+        };
+        assert!(!serve(&failover, &replica, Some(LINEAGE)));
+        failover.on_view(0, &View::default(), now);
+        assert!(!serve(&failover, &claim(), Some(LINEAGE)), "it is over");
     }
 
     #[tokio::test(start_paused = true)]

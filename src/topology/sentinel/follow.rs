@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Questions to one Sentinel are at least so far apart, whatever happens.
-const GAP: Duration = Duration::from_millis(100);
+const GAP: Duration = Duration::from_millis(50);
 /// Between questions while the primary is away: events may be cut off, and the promise without them is 600 ms.
 const URGENT_EVERY: Duration = Duration::from_millis(250);
 /// Between questions for the other Sentinels.

@@ -59,6 +59,8 @@ pub(crate) struct View {
     pub(crate) s_down: bool,
     /// It knows enough others who do.
     pub(crate) o_down: bool,
+    /// It leads a failover that somebody has ordered.
+    pub(crate) ordered: bool,
     pub(crate) quorum: u32,
     pub(crate) others: u32,
     /// Which Sentinel this is; survives its restart, not the loss of its state.
@@ -131,6 +133,7 @@ pub(crate) fn answer(values: &[Value], depth: Depth) -> Option<Answer> {
         epoch: fields.number("config-epoch"),
         s_down: has_flag(flags, "s_down"),
         o_down: has_flag(flags, "o_down"),
+        ordered: has_flag(flags, "force_failover"),
         quorum: small(fields.number("quorum")),
         others: small(fields.number("num-other-sentinels")),
         ..View::default()
@@ -263,7 +266,7 @@ pub(crate) enum Event {
     /// Its failover has come to nothing.
     Aborted,
     /// It follows another primary now.
-    Switched { to: Spot },
+    Switched,
     /// Something else moved: worth a question.
     Stir,
     /// Sentinels or replicas came, went or fell: worth a census.
@@ -289,9 +292,8 @@ pub(crate) fn event(push: &Value, name: &str) -> Option<Told> {
 pub(crate) fn told(channel: &str, payload: &str, name: &str) -> Option<Told> {
     let words: Vec<&str> = payload.split(' ').collect();
     let (of, event) = match words.as_slice() {
-        [named, host, port, to, at, ..] if channel == "+switch-master" && *named == name => {
-            let to = Spot::read(to, at)?;
-            (Spot::read(host, port), Event::Switched { to })
+        [named, host, port, _, _, ..] if channel == "+switch-master" && *named == name => {
+            (Spot::read(host, port), Event::Switched)
         }
         ["master", named, host, port, ..] if *named == name => (
             Spot::read(host, port),
@@ -507,7 +509,7 @@ mod tests {
             (
                 "+switch-master",
                 "orders 10.0.0.1 6379 10.0.0.2 6379",
-                Event::Switched { to: spot },
+                Event::Switched,
             ),
             ("+slave", slave, Event::Census),
             ("-sdown", slave, Event::Census),
