@@ -8,11 +8,10 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
-use super::verdict::Sight;
+use super::{Sources, verdict::Sight};
 use crate::{
     Config, Error, ErrorKind, Phase,
     config::{Protocol, Server},
-    dns::Resolve,
     net::{
         address::Address,
         dns::default_resolver,
@@ -27,12 +26,7 @@ use crate::{
         labels,
         metrics::{LinkCount, Metrics},
     },
-    topology::{
-        Topology,
-        fixed::Fixed,
-        named::Named,
-        sentinel::{Sentinel, Sentinels},
-    },
+    topology::{Topology, fixed::Fixed, named::Named, sentinel::Sentinel},
 };
 
 /// An attempt that was accepted but never answered ends after this long, whatever the prober does.
@@ -221,18 +215,21 @@ fn besides_the_kernel(connect_timeout: Duration) -> Duration {
 }
 
 /// Where the server of `config` is.
-pub(super) fn topology(
-    config: &Config,
-    resolver: Option<Arc<dyn Resolve>>,
-    sentinels: Option<&Sentinels>,
-    runtime: &Handle,
-) -> Arc<dyn Topology> {
+pub(super) fn topology(config: &Config, sources: &Sources, runtime: &Handle) -> Arc<dyn Topology> {
+    let Sources {
+        resolver,
+        sentinels,
+    } = sources.clone();
     let endpoint = config.endpoint().clone();
     match config.server() {
         Server::Unix(path) => Arc::new(Fixed::new(Address::Unix(path.as_path().into()))),
-        Server::Sentinel(group) => {
-            Arc::new(Sentinel::start(config, group, sentinels, resolver, runtime))
-        }
+        Server::Sentinel(group) => Arc::new(Sentinel::start(
+            config,
+            group,
+            sentinels.as_ref(),
+            resolver,
+            runtime,
+        )),
         Server::Tcp { host, port } => {
             let resolver = resolver.unwrap_or_else(|| default_resolver(config.dns()));
             Arc::new(Named::start(

@@ -105,6 +105,10 @@ pub(crate) trait Topology: Send + Sync + 'static {
     fn need(&self, need: Need);
     /// Says how the link to the primary is. Cheap; may be repeated.
     fn witness(&self, _: Witness) {}
+    /// Whether it may end before its client does, because another client's runtime keeps it.
+    fn is_shared(&self) -> bool {
+        false
+    }
     /// How the Sentinels behind it have fared, where there are some.
     fn tally(&self) -> Option<Tally> {
         None

@@ -57,8 +57,12 @@ const HANDOVER: Duration = Duration::from_millis(50);
 /// While no swap is allowed, the verified candidate is kept and asked again this often.
 const HOLD: Duration = Duration::from_millis(100);
 
+/// Makes a client's topology, and makes it again.
+type Survey = Box<dyn Fn() -> Arc<dyn Topology> + Send + Sync>;
+
 pub(crate) struct Supervisor<C: Dial> {
     hub: Arc<Hub<C::Wire>>,
+    survey: Survey,
     topology: Arc<dyn Topology>,
     maps: watch::Receiver<Arc<Map>>,
     prober: Prober<C>,
@@ -94,18 +98,16 @@ pub(crate) struct Supervisor<C: Dial> {
 impl<C: Dial> Supervisor<C> {
     pub(crate) fn new(
         hub: Arc<Hub<C::Wire>>,
-        config: &Config,
+        config: &Arc<Config>,
         connector: C,
         sources: &Sources,
         runtime: &Handle,
     ) -> Self {
         let now = Instant::now();
         hub.gate.set(Gate::Waiting);
-        let Sources {
-            resolver,
-            sentinels,
-        } = sources.clone();
-        let topology = topology(config, resolver, sentinels.as_ref(), runtime);
+        let (sources, plan, home) = (sources.clone(), config.clone(), runtime.clone());
+        let survey: Survey = Box::new(move || topology(&plan, &sources, &home));
+        let topology = survey();
         let mut maps = topology.map();
         maps.mark_changed();
         Self {
@@ -116,6 +118,7 @@ impl<C: Dial> Supervisor<C> {
             ),
             patience: Patience::new(config.stall_after(), config.detect_within()),
             hub,
+            survey,
             topology,
             maps,
             held: None,
@@ -149,7 +152,7 @@ impl<C: Dial> Supervisor<C> {
             tokio::select! {
                 () = Held::changed(&mut self.held) => self.on_link(Instant::now()),
                 sighting = self.prober.next() => self.on_sighting(sighting, Instant::now()).await,
-                () = next_map(&mut self.maps) => {}
+                () = next_map(&mut self.maps, self.topology.as_ref()) => self.on_map(),
                 () = self.hub.alarm.notified() => self.on_alarm(Instant::now()),
                 () = self.hub.pace.disowning.notified() => self.on_disowned(Instant::now()),
                 () = sleep_until(wake) => self.on_tick(Instant::now()).await,
@@ -576,10 +579,15 @@ fn is_hard(error: &Error) -> bool {
     }
 }
 
-/// Waits for the next map. A topology that never changes has nobody left to tell of changes.
-async fn next_map(maps: &mut watch::Receiver<Arc<Map>>) {
+/// Waits for the next map, or for the end of a topology that was kept elsewhere. One that never changes has nobody left to tell of
+/// changes.
+async fn next_map(maps: &mut watch::Receiver<Arc<Map>>, topology: &dyn Topology) {
     if maps.changed().await.is_err() {
-        std::future::pending::<()>().await;
+        if !topology.is_shared() {
+            std::future::pending::<()>().await;
+        }
+        // A runtime that is ending gets its chance to end.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -28,10 +28,20 @@ use crate::{
         reach::connect::{Dial, Wire},
     },
     telemetry::labels::{self, Answers, PrimaryChange},
-    topology::{LinkWord, Witness},
+    topology::{LinkWord, Tally, Witness},
 };
 
 impl<C: Dial> Supervisor<C> {
+    /// The topology has spoken, or has ended with the runtime of another client that shared it: then we make one of our own.
+    pub(super) fn on_map(&mut self) {
+        if self.maps.has_changed().is_err() && self.topology.is_shared() {
+            self.topology = (self.survey)();
+            self.maps = self.topology.map();
+            self.term = 0;
+            self.tally = Tally::default();
+        }
+    }
+
     /// Follows the map to another server, and looks at the link where the Sentinels doubt its server.
     pub(super) fn mind_primary(&mut self, now: Instant) {
         let map = self.maps.borrow().clone();

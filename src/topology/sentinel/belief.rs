@@ -109,7 +109,7 @@ impl Belief {
     pub(super) fn ask(&mut self) {
         self.round = self.round.wrapping_add(1);
         for seat in self.seats.values_mut() {
-            seat.asked |= !matches!(seat.word, Word::Silent);
+            seat.asked |= matches!(seat.word, Word::Says(_) | Word::Unknown);
         }
     }
 

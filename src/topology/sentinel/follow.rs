@@ -202,11 +202,11 @@ impl Follow {
         self.belief.ask();
         self.table.order(|order| {
             order.round += 1;
-            order.urgent = urgent;
             order.depth = Depth { census, replicas };
         });
         self.last_ask = now;
         self.next_ask = now + self.gap(urgent);
+        self.set_pace();
         self.take_stock();
     }
 
@@ -243,21 +243,27 @@ impl Follow {
     /// Hears what the clients say of their links.
     fn listen(&mut self, now: Instant) {
         let testimony = self.board.testimony(self.term);
-        if testimony.urgent != self.testimony.urgent {
-            let urgent = testimony.urgent;
-            let pace = if urgent { Pace::Urgent } else { Pace::Calm };
-            let homes = self.home.iter().map(|home| &home.dns);
-            self.table
-                .names()
-                .chain(homes)
-                .for_each(|dns| dns.pace(pace));
-            self.table.order(|order| order.urgent = urgent);
-            if urgent {
-                self.ask_soon(now);
-            }
+        let was = std::mem::replace(&mut self.testimony, testimony);
+        self.belief.on_testimony(&self.testimony, now);
+        if was.urgent == self.testimony.urgent {
+            return;
         }
-        self.belief.on_testimony(&testimony, now);
-        self.testimony = testimony;
+        self.set_pace();
+        if self.testimony.urgent {
+            self.ask_soon(now);
+        }
+    }
+
+    /// Names are looked up, and Sentinels dialled, as hard as the primary is needed.
+    fn set_pace(&self) {
+        let urgent = self.is_urgent();
+        let pace = if urgent { Pace::Urgent } else { Pace::Calm };
+        let homes = self.home.iter().map(|home| &home.dns);
+        self.table
+            .names()
+            .chain(homes)
+            .for_each(|dns| dns.pace(pace));
+        self.table.order(|order| order.urgent = urgent);
     }
 
     // ── the primary ────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -164,6 +164,10 @@ impl Topology for Sentinel {
         self.shared.board.witness(self.stake, witness);
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn tally(&self) -> Option<Tally> {
         Some(self.shared.board.tally())
     }

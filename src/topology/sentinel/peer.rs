@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is wanted of every Sentinel.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Order {
     /// Ask once more when it grows.
     pub(super) round: u64,
@@ -57,7 +57,7 @@ pub(super) async fn run(
         replicas: false,
     };
     // A first discovery is as urgent as any.
-    let (mut urgent, mut depth) = (true, everything);
+    let (mut urgent, mut depth, mut round) = (true, everything, 0);
     asker.set_gaps(URGENT_GAPS.0, URGENT_GAPS.1);
     loop {
         let report = tokio::select! {
@@ -87,8 +87,11 @@ pub(super) async fn run(
                     let (first, cap) = if urgent { URGENT_GAPS } else { CALM_GAPS };
                     asker.set_gaps(first, cap);
                 }
-                if asker.ask(wire::question(name, order.depth)) {
-                    depth = order.depth;
+                if order.round != round {
+                    round = order.round;
+                    if asker.ask(wire::question(name, order.depth)) {
+                        depth = order.depth;
+                    }
                 }
                 continue;
             }

@@ -128,9 +128,13 @@ impl Table {
         gone
     }
 
-    /// Tells all of them what is wanted.
+    /// Tells all of them what is wanted, if that is news.
     pub(super) fn order(&self, change: impl FnOnce(&mut Order)) {
-        self.orders.send_modify(change);
+        self.orders.send_if_modified(|order| {
+            let before = *order;
+            change(order);
+            *order != before
+        });
     }
 
     /// Their names, followed.
