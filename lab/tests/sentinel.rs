@@ -114,7 +114,7 @@ async fn a_sentinel_comes_back_with_its_state_without_it_or_elsewhere() {
             .any(|other| other.get("ip") == one.addr().ip().to_string())
     })
     .await;
-    one.wipe().await.unwrap();
+    one.wipe(set.node(0)).await.unwrap();
     assert_ne!(run_id().await, before);
     let view = sentinel_view(one.server().addr(), set.name(), ASK)
         .await

@@ -4,7 +4,7 @@
 //! promotion of a synced replica: `repl-diskless-sync-delay 0`, and no Sentinel before the link is up (every server
 //! from 7 on promoted an empty replica otherwise). Leaves faults to [`super::Member`]. Fails with a [`LabError`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,18 @@ use super::member::Member;
 use super::{SentinelSet, said};
 use crate::server::is_set;
 use crate::{Find, LabError, Proxy, Server};
+
+/// Who is told a name and its address.
+#[derive(Clone)]
+struct Names(Arc<Tell>);
+
+type Tell = dyn Fn(&str, IpAddr) + Send + Sync;
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Names")
+    }
+}
 
 /// How to start a [`SentinelSet`].
 #[derive(Clone, Debug)]
@@ -26,7 +38,7 @@ pub struct Builder {
     down_after: Duration,
     failover_timeout: Duration,
     proxied: (bool, bool),
-    domain: Option<String>,
+    domain: Option<(String, Names)>,
     node_args: Vec<(String, String)>,
     sentinel_lines: String,
 }
@@ -100,10 +112,14 @@ impl Builder {
     }
 
     /// Names everything, `redis-0.DOMAIN` and `sentinel-0.DOMAIN`, and lets Sentinels resolve and announce the names.
-    /// The caller's DNS must know them before [`start`](Self::start): the names are those of [`Self::hosts`].
+    /// Before a process starts, `tell` is given its name and address: it should be in the caller's DNS from then on.
     #[must_use]
-    pub fn domain(mut self, domain: impl Into<String>) -> Self {
-        self.domain = Some(domain.into());
+    pub fn domain(
+        mut self,
+        domain: impl Into<String>,
+        tell: impl Fn(&str, IpAddr) + Send + Sync + 'static,
+    ) -> Self {
+        self.domain = Some((domain.into(), Names(Arc::new(tell))));
         self
     }
 
@@ -164,18 +180,16 @@ impl Builder {
             nodes,
             sentinels,
         };
-        hurry(&set, true).await;
         set.settled(0, self.replicas, SETTLE).await?;
-        hurry(&set, false).await;
         Ok(set)
     }
 
     async fn node(&self, nth: usize, primary: Option<&Member>) -> Result<Member, LabError> {
         let mine = place()?;
         let proxy = front(self.proxied.0, mine).await?;
-        let host = self.host("redis", nth);
         // Told even without a proxy: on loopback a replica dials from 127.0.0.1, wherever it listens.
         let seen = proxy.as_ref().map_or(mine, Proxy::addr);
+        let host = self.host("redis", nth, seen.ip());
         let announced = host.clone().unwrap_or_else(|| seen.ip().to_string());
         let mut builder = Server::builder()
             .kind(self.find.clone())
@@ -201,8 +215,8 @@ impl Builder {
         };
         let mine = place()?;
         let proxy = front(self.proxied.1, mine).await?;
-        let host = self.host("sentinel", nth);
         let seen = proxy.as_ref().map_or(mine, Proxy::addr);
+        let host = self.host("sentinel", nth, seen.ip());
         let announced = host.clone().unwrap_or_else(|| seen.ip().to_string());
         let (at, port) = where_is(primary);
         let Self { name, quorum, .. } = self;
@@ -247,9 +261,11 @@ impl Builder {
         Ok(())
     }
 
-    fn host(&self, kind: &str, nth: usize) -> Option<String> {
-        let domain = self.domain.as_ref()?;
-        Some(format!("{kind}-{nth}.{domain}"))
+    fn host(&self, kind: &str, nth: usize, at: IpAddr) -> Option<String> {
+        let (domain, names) = self.domain.as_ref()?;
+        let host = format!("{kind}-{nth}.{domain}");
+        names.0(&host, at);
+        Some(host)
     }
 }
 
@@ -281,27 +297,6 @@ fn where_is(member: &Member) -> (String, u16) {
 /// An address of its own with a port that is free now.
 fn place() -> Result<SocketAddr, LabError> {
     crate::net::free_port(crate::ip()).map_err(|error| LabError::new("no free port").because(error))
-}
-
-/// Sentinels learn of each other every 2 s and of replicas every 10 s. Those that can (7.0 and later) are asked to hurry
-/// while the set comes up; the faults then find them at their usual pace.
-async fn hurry(set: &SentinelSet, fast: bool) {
-    let (publish, info) = if fast {
-        ("100", "100")
-    } else {
-        ("2000", "10000")
-    };
-    for one in set.sentinels() {
-        let words = [
-            "SENTINEL",
-            "DEBUG",
-            "publish-period",
-            publish,
-            "info-period",
-            info,
-        ];
-        let _ = one.server().tell(&words).await;
-    }
 }
 
 const SETTLE: Duration = Duration::from_secs(30);

@@ -32,7 +32,7 @@ pub struct View {
     pub flags: String,
     /// `config-epoch`.
     pub epoch: u64,
-    /// Its own run id: another one is another generation.
+    /// Its own run id, made from its port where none is given: another one is another generation.
     pub run_id: String,
     /// `quorum`.
     pub quorum: usize,
@@ -90,7 +90,7 @@ impl View {
             primary: Some((host.to_string(), port)),
             flags: "master".to_owned(),
             epoch: 0,
-            run_id: format!("{:040x}", u64::from(std::process::id())),
+            run_id: String::new(),
             quorum: 2,
             replicas: Vec::new(),
             others: Vec::new(),
@@ -118,6 +118,10 @@ impl FakeSentinel {
         };
         let listener = TcpListener::bind(wanted).await.map_err(cannot)?;
         let addr = listener.local_addr().map_err(cannot)?;
+        let mut view = view;
+        if view.run_id.is_empty() {
+            view.run_id = run_id(addr.port());
+        }
         let told = Told {
             view,
             accepts: 0,
@@ -435,7 +439,7 @@ fn master(view: &View) -> Reply {
         ("name", view.name.clone()),
         ("ip", host),
         ("port", port.to_string()),
-        ("runid", view.run_id.clone()),
+        ("runid", run_id(port)),
         ("flags", view.flags.clone()),
         ("role-reported", "master".to_owned()),
         ("config-epoch", view.epoch.to_string()),
@@ -462,9 +466,13 @@ fn other((host, port): &(String, u16)) -> Reply {
         ("name", format!("{host}:{port}")),
         ("ip", host.clone()),
         ("port", port.to_string()),
-        ("runid", format!("{:040x}", u64::from(*port))),
+        ("runid", run_id(*port)),
         ("flags", "sentinel".to_owned()),
     ])
+}
+
+fn run_id(port: u16) -> String {
+    format!("{port:040x}")
 }
 
 fn fields(all: &[(&str, String)]) -> Reply {

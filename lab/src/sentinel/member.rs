@@ -106,16 +106,30 @@ impl Member {
         self.server.restart().await
     }
 
-    /// Starts a Sentinel again without the state it had: its volume was empty.
+    /// Starts a Sentinel again without the state it had, to watch this primary: its volume was empty, and whatever writes
+    /// its first configuration has looked who is the primary now.
     ///
     /// # Errors
     /// When it does not answer within ten seconds, or is no Sentinel.
-    pub async fn wipe(&self) -> Result<(), LabError> {
+    pub async fn wipe(&self, primary: &Member) -> Result<(), LabError> {
         self.server.kill();
         let Some(blank) = &self.blank else {
             return Err(LabError::new("only a Sentinel has a state to lose"));
         };
-        self.server.rewrite(blank)?;
+        let (addr, mut lines) = (primary.addr(), String::new());
+        let at = primary
+            .host()
+            .map_or_else(|| addr.ip().to_string(), str::to_owned);
+        for line in blank.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["sentinel", "monitor", name, _, _, quorum] => {
+                    lines += &format!("sentinel monitor {name} {at} {} {quorum}\n", addr.port());
+                }
+                _ => lines += &format!("{line}\n"),
+            }
+        }
+        self.server.rewrite(&lines)?;
         self.server.restart().await
     }
 

@@ -1,12 +1,14 @@
 //! What a server was really told: `MONITOR`, for claims like "not one write after that instant".
 //!
-//! Owns one connection past every proxy and a thread that reads it. Promises every command the server executed while
-//! the monitor was attached, with the server's own time of it. Leaves judging to the tests. Fails with a [`LabError`]
-//! when it cannot attach; afterwards its end is the server's end. Next: [`super::Promotion`].
+//! Owns a connection past every proxy and a thread that reads it. Promises every command the server executed while
+//! the monitor was attached, with the server's own time of it; one that is cut (a promotion closes all connections, a
+//! killed server too) is attached again at once, and what ran in between is missing. Leaves judging to the tests. Fails
+//! with a [`LabError`] when it cannot attach at first. Next: [`super::Promotion`].
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +19,8 @@ use crate::LabError;
 /// A monitor of one server; detached when dropped.
 #[derive(Debug)]
 pub struct Monitor {
-    stream: TcpStream,
+    stream: Arc<Mutex<TcpStream>>,
+    stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -42,39 +45,40 @@ impl Monitor {
     pub fn attach(addr: SocketAddr) -> Result<Self, LabError> {
         let cannot =
             |error: std::io::Error| LabError::new(format!("no MONITOR at {addr}")).because(error);
-        let second = Duration::from_secs(1);
-        let mut stream = TcpStream::connect_timeout(&addr, second).map_err(cannot)?;
-        stream.set_read_timeout(Some(second)).map_err(cannot)?;
-        stream.write_all(b"MONITOR\r\n").map_err(cannot)?;
-        let mut reader = BufReader::new(stream.try_clone().map_err(cannot)?);
-        let mut line = String::new();
-        reader.read_line(&mut line).map_err(cannot)?;
-        if !line.starts_with("+OK") {
-            return Err(LabError::new(format!(
-                "no MONITOR at {addr}: {}",
-                line.trim()
-            )));
-        }
-        stream.set_read_timeout(None).map_err(cannot)?;
-        let seen = Arc::<Mutex<Vec<Seen>>>::default();
-        let log = Arc::clone(&seen);
+        let (mut reader, stream) = open(addr).map_err(cannot)?;
+        let monitor = Self {
+            stream: Arc::new(Mutex::new(stream)),
+            stop: Arc::default(),
+            seen: Arc::default(),
+        };
+        let (log, stop) = (Arc::clone(&monitor.seen), Arc::clone(&monitor.stop));
+        let current = Arc::clone(&monitor.stream);
         let (anchor, wall) = (Instant::now(), since_epoch());
         thread::spawn(move || {
-            for line in reader.lines().map_while(Result::ok) {
-                if let Some(one) = parse(&line, anchor, wall) {
-                    log.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+            loop {
+                for line in (&mut reader).lines().map_while(Result::ok) {
+                    if let Some(one) = parse(&line, anchor, wall) {
+                        lock(&log).push(one);
+                    }
                 }
+                reader = loop {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if let Ok((reader, stream)) = open(addr) {
+                        *lock(&current) = stream;
+                        break reader;
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                };
             }
         });
-        Ok(Self { stream, seen })
+        Ok(monitor)
     }
 
     /// Everything so far.
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.seen).clone()
     }
 
     /// Commands that change data and were not the server's own, from `from` on.
@@ -87,8 +91,28 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = lock(&self.stream).shutdown(Shutdown::Both);
     }
+}
+
+fn open(addr: SocketAddr) -> io::Result<(BufReader<TcpStream>, TcpStream)> {
+    let second = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&addr, second)?;
+    stream.set_read_timeout(Some(second))?;
+    stream.write_all(b"MONITOR\r\n")?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    if !line.starts_with("+OK") {
+        return Err(io::Error::other(line));
+    }
+    stream.set_read_timeout(None)?;
+    Ok((reader, stream))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `+1700000000.123456 [0 127.0.0.1:50000] "SET" "k" "v"`.
