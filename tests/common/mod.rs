@@ -13,6 +13,7 @@ pub mod ears;
 pub mod fake;
 pub mod flood;
 pub mod gauges;
+pub mod sentinel;
 
 use std::time::Duration;
 
