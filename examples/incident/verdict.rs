@@ -130,8 +130,7 @@ pub fn is_late(sample: &Sample) -> bool {
     sample.latency() > BUDGET + GRACE
 }
 
-/// What a refusal took, at worst in 99 of 100. It counts from the call: the clock by which requests fall due has steps
-/// of 1 ms, the limit itself.
+/// What a refusal took, at worst in 99 of 100, from the instant at which its request fell due.
 fn refusal_p99(report: &Report) -> Duration {
     let refused = Outcome::failed("circuit_open");
     let refused = report
@@ -140,8 +139,8 @@ fn refusal_p99(report: &Report) -> Duration {
         .filter(|sample| sample.outcome == refused);
     let mut took: Vec<Duration> = refused
         .map(|sample| {
-            let lag = report.lag().max_between(sample.started, sample.ended);
-            (sample.ended - sample.started).saturating_sub(lag)
+            let lag = report.lag().max_between(sample.scheduled, sample.ended);
+            sample.latency().saturating_sub(lag)
         })
         .collect();
     took.sort_unstable();

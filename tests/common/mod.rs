@@ -207,14 +207,18 @@ pub fn recovered_within(report: &Report, heal: Instant, limit: Duration) -> Dura
     took.unwrap()
 }
 
-/// How long refusals took while the circuit was open: 99 of 100 of those due in this span, from the call to its error.
+/// How long refusals took while the circuit was open: 99 of 100 of those due in this span, from the instant at which they fell due
+/// to the error; what the machine was late beside them is not theirs.
 pub fn refusals_p99(report: &Report, from: Instant, to: Instant) -> Duration {
     let mut times: Vec<Duration> = report
         .samples()
         .iter()
         .filter(|sample| (from..to).contains(&sample.scheduled))
         .filter(|sample| matches!(&sample.outcome, Outcome::Failed(_)))
-        .map(|sample| sample.ended - sample.started)
+        .map(|sample| {
+            let lag = report.lag().max_between(sample.scheduled, sample.ended);
+            sample.latency().saturating_sub(lag)
+        })
         .collect();
     times.sort_unstable();
     assert!(!times.is_empty(), "nothing was refused: {}", show(report));

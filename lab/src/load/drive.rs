@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::metronome::Metronome;
 use super::{Kind, LagLog, LagMeter, Load, Op, Outcome, Sample, Shared};
 
 /// What has not ended yet: number, when due, when started.
@@ -24,6 +25,7 @@ where
     Fut: Future<Output = Outcome> + Send + 'static,
 {
     let meter = LagMeter::start();
+    let metronome = Metronome::start(shared.start, shared.load.rate);
     let run = format!(
         "{:x}-{:x}",
         std::process::id(),
@@ -56,7 +58,7 @@ where
             seq += 1;
         }
         tokio::select! {
-            () = sleep_until(due(seq).max(now + TICK)) => {}
+            () = metronome.beat() => {}
             () = shared.stopped.notified() => {}
         }
         while let Some(ended) = tasks.try_join_next_with_id() {
@@ -138,4 +140,3 @@ pub(super) fn kind(seq: u64) -> Kind {
 }
 
 static NEXT_RUN: AtomicU64 = AtomicU64::new(0);
-const TICK: Duration = Duration::from_micros(500);

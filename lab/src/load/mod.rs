@@ -7,6 +7,7 @@
 
 mod drive;
 mod lag;
+mod metronome;
 mod report;
 
 use std::future::Future;
