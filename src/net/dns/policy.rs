@@ -1,8 +1,8 @@
 //! When a name is asked for again, and what is believed meanwhile.
 //!
 //! Owns [`Policy`]: the state of one name. In go lookups begun and ended, and how urgent it is; out come the next start and what is
-//! [`Found`]. Promises: no failed or negative lookup shrinks the set; between two starts lies at least 0.98 × `urgent_every`; at
-//! most [`MOST_FLIGHTS`] lookups are under way; an old answer never replaces a newer one.
+//! [`Found`]. Promises: no failed or negative lookup shrinks the set; in any span of time start no more lookups than one each
+//! `urgent_every`, and two; between two of them lies at least 0.98 of it; at most [`MOST_FLIGHTS`] lookups are under way; an old answer never replaces a newer one.
 //! Leaves asking to [`refresh`](super::refresh), membership to [`members`](super::members).
 //! Pure: time is an argument. Cannot fail. The tests at the bottom read as the specification.
 
@@ -59,6 +59,8 @@ pub(super) struct Policy {
     /// When to look next, at leisure.
     planned: Instant,
     last_start: Option<Instant>,
+    /// When the next lookup would start if each had waited its whole turn: how far they may run ahead of it is bounded.
+    even: Instant,
     flights: usize,
     begun: u64,
     /// The newest lookup that was answered, and the newest that brought an answer other than a failure.
@@ -78,6 +80,7 @@ impl Policy {
             backoff: Backoff::new(FIRST_BACKOFF.min(cap), cap, 20),
             planned: now,
             last_start: None,
+            even: now,
             flights: 0,
             begun: 0,
             heard: 0,
@@ -92,7 +95,7 @@ impl Policy {
 
     /// When the next lookup starts, if no news comes before; `None` while one under way must end first.
     pub(super) fn next_start(&self) -> Option<Instant> {
-        let soonest = self.last_start.map(|last| last + self.gap());
+        let soonest = self.last_start.map(|last| self.soonest(last));
         match self.pace {
             Pace::Urgent if self.flights < MOST_FLIGHTS => Some(soonest.unwrap_or(self.planned)),
             Pace::Calm if self.flights == 0 => {
@@ -102,12 +105,16 @@ impl Policy {
         }
     }
 
-    fn gap(&self) -> Duration {
-        self.settings.urgent_every * 98 / 100
+    /// A little early, so that an answer that comes right after a lookup is known within `urgent_every`, links and all; in the long run
+    /// not more often (generic cell rate algorithm: two at once, then one each `urgent_every`).
+    fn soonest(&self, last: Instant) -> Instant {
+        let every = self.settings.urgent_every;
+        (last + every * 98 / 100).max(self.even - every)
     }
 
     pub(super) fn start(&mut self, now: Instant) -> Ticket {
         self.last_start = Some(now);
+        self.even = self.even.max(now) + self.settings.urgent_every;
         self.flights += 1;
         self.begun += 1;
         Ticket {
@@ -385,6 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn a_long_outage_is_looked_at_twice_a_second_and_no_more() {
+        let mut scene = Scene::new();
+        scene.policy.pace(Pace::Urgent);
+        let start = scene.now;
+        let mut starts = 0;
+        while scene.now - start < Duration::from_secs(600) {
+            scene.pass(u64::try_from(scene.wait().unwrap_or(0)).unwrap());
+            let ticket = scene.policy.start(scene.now);
+            scene.policy.ended(ticket, silence(), scene.now);
+            starts += 1;
+        }
+        assert_eq!(starts, 1202);
+    }
+
+    #[test]
     fn results_count_in_the_order_of_their_starts() {
         let mut scene = Scene::new();
         scene.policy.pace(Pace::Urgent);
@@ -553,6 +575,16 @@ mod tests {
             }
             let close = |pair: &[Instant]| pair[1] - pair[0] < Duration::from_millis(490);
             assert!(!starts.windows(2).any(close), "seed {seed}");
+            // From the first of any run of them to its last: two a second, and the two at its ends.
+            for (n, first) in starts.iter().enumerate() {
+                for (m, last) in starts.iter().enumerate().skip(n) {
+                    let halves = (*last - *first).as_secs_f64() * 2.0;
+                    assert!(
+                        (m - n + 1) as f64 <= halves + 2.0,
+                        "seed {seed}: {n} to {m}"
+                    );
+                }
+            }
         }
     }
 
