@@ -185,6 +185,48 @@ impl Error {
         .because(error)
     }
 
+    /// The error of a connection that somebody else made. What it says of the command is what `redis` lets us know: unless the connection was
+    /// never there, it may have run.
+    pub(crate) fn of_connection(error: RedisError) -> Self {
+        if Self::find_in(&error).is_some() {
+            return Self::redis(error);
+        }
+        let (kind, phase, executed, detail) = if error.is_connection_refusal() {
+            let detail = "connection refused";
+            (
+                ErrorKind::ConnectionLost,
+                Phase::Connect,
+                Executed::Never,
+                detail,
+            )
+        } else if error.is_timeout() {
+            let detail = "connection's own timeout passed";
+            (ErrorKind::Timeout, Phase::Reply, Executed::Maybe, detail)
+        } else if error.is_io_error() || error.is_connection_dropped() {
+            let detail = "connection failed";
+            (
+                ErrorKind::ConnectionLost,
+                Phase::Reply,
+                Executed::Maybe,
+                detail,
+            )
+        } else if error.kind() == redis::ErrorKind::AuthenticationFailed {
+            let detail = "server refused the credentials";
+            (ErrorKind::Auth, Phase::Handshake, Executed::Never, detail)
+        } else {
+            return Self::redis(error);
+        };
+        Self::new(kind, phase, detail)
+            .executed(executed)
+            .because(error)
+    }
+
+    /// The code of the server's error reply, if it is one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        let source = self.0.source.as_deref()?;
+        source.downcast_ref::<RedisError>()?.code()
+    }
+
     pub(crate) fn at(mut self, endpoint: &Arc<str>) -> Self {
         Arc::make_mut(&mut self.0).endpoint = Some(endpoint.clone());
         self
@@ -373,6 +415,42 @@ impl From<Error> for RedisError {
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
         Self::redis(error)
+    }
+}
+
+/// The error of a foreign layer, which is a box: ours or redis' own, if it is inside, else `tower`'s that we know; any other is `Refused`, and
+/// nobody can know whether the command ran.
+impl From<Box<dyn StdError + Send + Sync>> for Error {
+    fn from(error: Box<dyn StdError + Send + Sync>) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(ours) => return *ours,
+            Err(error) => error,
+        };
+        let error = match error.downcast::<RedisError>() {
+            Ok(redis) => return Self::of_connection(*redis),
+            Err(error) => error,
+        };
+        let (kind, phase, executed, detail) = if error.is::<tower::timeout::error::Elapsed>() {
+            let detail = "a timeout below passed";
+            (ErrorKind::Timeout, Phase::Reply, Executed::Maybe, detail)
+        } else if error.is::<tower::load_shed::error::Overloaded>() {
+            let detail = "a layer below sheds load";
+            (ErrorKind::Overloaded, Phase::Queue, Executed::Never, detail)
+        } else {
+            let detail = "a layer below failed";
+            (ErrorKind::Refused, Phase::Queue, Executed::Maybe, detail)
+        };
+        let mut ours = Self::new(kind, phase, detail).executed(executed);
+        if let Some(inner) = Arc::get_mut(&mut ours.0) {
+            inner.source = Some(Arc::from(error));
+        }
+        ours
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }
 

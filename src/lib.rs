@@ -26,7 +26,8 @@
 //! 2. [`layer::ResilienceLayer`] around a [`layer::LinkConnector`]: the same stack as a tower `Service<`[`Request`]`, Response = `[`Reply`]`,
 //!    Error = `[`Error`]`>`; [`Client::service`] hands out that of a client, and [`ServiceConnection`] makes a stack redis' connection again.
 //!    With a [`RedisConnector`] the same stack keeps `redis`' own multiplexed connection.
-//! 3. A layer for a finished connection of your own, bounded but not healed: not yet.
+//! 3. [`layer::GuardLayer`] around a finished connection of your own, by a [`ConnectionService`] or, with the feature `deadpool`, a
+//!    `PoolService`: bounded, not healed. Each layer stands alone too.
 //!
 //! # Cancel safety
 //! A call may be dropped at any moment, by `select!`, by a timeout above or with its task. The connection stays in step and no reply ever
@@ -76,7 +77,7 @@
 //! that is made outside any runtime is `Refused`, and nothing of it is sent.
 //!
 //! # Feature flags
-//! `http`: [`layer::BudgetLayer`] reads the headers of an `http::Request`. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
+//! `http`: [`layer::BudgetLayer`] reads the headers of an `http::Request`. `deadpool`: `PoolService`. `cluster`: `redis`' cluster connection. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
 
 mod adopt;
 mod backoff;
@@ -112,11 +113,13 @@ pub mod fuzzing {
     pub use crate::net::link::codec::fuzz::{decode, differential, round_trip};
 }
 
-pub use adopt::{RedisConnector, ServiceConnection};
+pub use adopt::{ConnectionFuture, ConnectionService, RedisConnector, ServiceConnection};
+#[cfg(feature = "deadpool")]
+pub use adopt::{PoolFuture, PoolService};
 pub use client::{Builder, Client, ClientService};
-pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError, SentinelPolicy};
+pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError, RetryPolicy, SentinelPolicy};
 pub use error::{Error, ErrorKind, Phase};
 pub use health::{Health, HealthState, HealthWatch};
 pub use redis;
-pub use request::{Extensions, Reply, Request};
+pub use request::{Extensions, Replay, Reply, Request};
 pub use topology::sentinel::Sentinels;

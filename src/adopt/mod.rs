@@ -1,10 +1,17 @@
-//! Between us and what others made: their connections under our supervisor, our stack as one of their connections.
+//! Between us and what others made: their connections under our supervisor or our guard, our stack as one of their connections.
 //!
-//! Owns [`RedisConnector`] and [`ServiceConnection`]. Implements the traits of [`net::reach`](crate::net::reach) and of
-//! `redis`; leaves resilience to `layer` and `channel`.
+//! Owns [`RedisConnector`], [`ConnectionService`], `PoolService` and [`ServiceConnection`]. Implements the traits of
+//! [`net::reach`](crate::net::reach), of `tower` and of `redis`; leaves resilience to `layer` and `channel`.
 
+mod connection;
+#[cfg(feature = "deadpool")]
+mod pool;
 mod redis_connector;
 pub(crate) mod service_connection;
+mod unpack;
 
+pub use connection::{ConnectionFuture, ConnectionService};
+#[cfg(feature = "deadpool")]
+pub use pool::{PoolFuture, PoolService};
 pub use redis_connector::RedisConnector;
 pub use service_connection::ServiceConnection;

@@ -149,7 +149,7 @@ impl ConfigBuilder {
     }
 }
 
-fn range_faults(settings: &Settings) -> Vec<String> {
+pub(super) fn range_faults(settings: &Settings) -> Vec<String> {
     let durations = [
         (
             "call_timeout",

@@ -93,6 +93,21 @@ pub(crate) const FLAP_OPEN_CAP: Duration = Duration::from_secs(10);
 pub(super) const FLAP_OPEN_LEGAL: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(600);
 
+/// Two more: what does not work three times within a deadline does not work.
+pub(crate) const RETRY_ATTEMPTS: u32 = 2;
+pub(super) const RETRY_ATTEMPTS_LEGAL: RangeInclusive<u32> = 0..=10;
+/// Long enough for a fresh connection in the same network, short enough to leave the deadline something.
+pub(crate) const RETRY_BACKOFF_LEAST: Duration = Duration::from_millis(5);
+pub(crate) const RETRY_BACKOFF_MOST: Duration = Duration::from_millis(25);
+pub(super) const RETRY_BACKOFF_LEGAL: RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(10);
+/// A tenth more load is what a server in trouble can bear.
+pub(crate) const RETRY_BUDGET: u32 = 1_000;
+pub(super) const RETRY_BUDGET_LEGAL: RangeInclusive<u32> = 0..=10_000;
+/// So that a quiet client has a retry at all.
+pub(crate) const RETRY_FLOOR: u32 = 1;
+pub(super) const RETRY_FLOOR_LEGAL: RangeInclusive<u32> = 0..=100;
+
 /// It needs four witnesses, and saves most of a second of every failover.
 pub(crate) const EARLY_PROMOTION: bool = true;
 /// Events come in between; a lost one is made good within this, at a cost to a Sentinel that does not show.

@@ -11,6 +11,7 @@ mod group;
 mod percent;
 mod policies;
 mod raw;
+mod retry;
 mod sentinel;
 pub(crate) mod target;
 mod url;
@@ -20,6 +21,8 @@ use std::{env, ffi::OsString, sync::Arc, time::Duration};
 pub use builder::ConfigBuilder;
 pub use error::ConfigError;
 pub use policies::BreakerPolicy;
+pub(crate) use retry::GuardSettings;
+pub use retry::RetryPolicy;
 pub use sentinel::SentinelPolicy;
 pub(crate) use target::{Group, Login, Protocol, Server};
 

@@ -6,25 +6,96 @@
 //! Leaves time to [`timeout`](super::timeout). Fails with `Overloaded`, phase `queue`.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
-use tower::Service;
+use tower::{Layer, Service};
 
-use super::timeout::Expire;
+use super::{foreign::Foreign, timeout::Expire};
 use crate::{
     Config, Error, ErrorKind, Phase, Reply, Request,
+    config::defaults,
     own::{Hold, Own},
     telemetry::{metrics::Metrics, series::Gauge},
 };
 
-/// Refuses what would exceed the client's caps.
+/// Refuses calls beyond a number, and bytes beyond another, instead of queueing them.
+///
+/// Each call of [`layer`](Layer::layer) makes caps of its own; the clones of one service share them, and a clone that is idle holds nothing.
+///
+/// # Metrics
+/// `redis.holdfast.calls.in_flight`, under [`name`](Self::name).
+#[derive(Clone, Debug)]
+pub struct LimitLayer {
+    caps: Caps,
+}
+
+impl LimitLayer {
+    /// At most `calls` at once. Any value is taken as it is: zero refuses all.
+    #[must_use]
+    pub fn new(calls: usize) -> Self {
+        Self {
+            caps: Caps {
+                calls,
+                bytes: defaults::MAX_BUFFERED_BYTES,
+                endpoint: defaults::NAME.into(),
+            },
+        }
+    }
+
+    /// At most so many bytes of requests at once; one command of more than half of it rides beside it. Default 64 MiB.
+    #[must_use]
+    pub fn max_buffered_bytes(mut self, bytes: usize) -> Self {
+        self.caps.bytes = bytes;
+        self
+    }
+
+    /// The name it counts under, and that its refusals give as their endpoint. Default `redis`.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.caps.endpoint = name.into();
+        self
+    }
+}
+
+impl<S> Layer<S> for LimitLayer {
+    type Service = Limit<Foreign<S>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let metrics = Metrics::named(&self.caps.endpoint);
+        Limit::new(Foreign::new(inner), &self.caps, &metrics)
+    }
+}
+
+/// How much may be held at once, and whose it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Caps {
+    pub(crate) calls: usize,
+    pub(crate) bytes: usize,
+    pub(crate) endpoint: Arc<str>,
+}
+
+impl Caps {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            calls: config.max_in_flight(),
+            bytes: config.max_buffered_bytes(),
+            endpoint: config.endpoint().clone(),
+        }
+    }
+}
+
+/// The service that a [`LimitLayer`] makes. Always ready: a full limit is an error from `call`.
 #[derive(Clone)]
-pub(crate) struct Limit<S> {
+pub struct Limit<S> {
     inner: S,
     budget: Own<Budget>,
 }
@@ -57,13 +128,13 @@ struct Permit {
 }
 
 impl<S> Limit<S> {
-    pub(crate) fn new(inner: S, config: &Config, metrics: &Metrics) -> Self {
+    pub(crate) fn new(inner: S, caps: &Caps, metrics: &Metrics) -> Self {
         let refusal = |detail: &'static str| {
-            Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(config.endpoint())
+            Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(&caps.endpoint)
         };
         let budget = Own::new(Budget {
-            max_calls: config.max_in_flight() as u64,
-            max_bytes: config.max_buffered_bytes() as u64,
+            max_calls: caps.calls as u64,
+            max_bytes: caps.bytes as u64,
             held: AtomicU64::new(0),
             has_large: AtomicBool::new(false),
             too_many: refusal("as many calls as max_in_flight allows are in flight"),
@@ -101,8 +172,8 @@ impl<S> Limit<S> {
     }
 }
 
-impl<S> std::fmt::Debug for Limit<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<S> fmt::Debug for Limit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limit")
             .field("in_flight", &self.budget.level())
             .finish_non_exhaustive()
@@ -131,29 +202,35 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match self.admit(request.packed().len()) {
-            Ok(permit) => LimitFuture::Admitted {
+        let stage = match self.admit(request.packed().len()) {
+            Ok(permit) => Stage::Admitted {
                 inner: self.inner.call(request),
                 _permit: permit,
             },
-            Err(refusal) => LimitFuture::Refused {
+            Err(refusal) => Stage::Refused {
                 refusal: refusal.clone(),
             },
-        }
+        };
+        LimitFuture { stage }
     }
 }
 
 pin_project! {
-    /// An admitted call with its permit, or a refusal.
-    #[project = Projected]
-    pub(crate) enum LimitFuture<F> {
-        /// In flight.
+    /// A call that was admitted, or refused at once.
+    pub struct LimitFuture<F> {
+        #[pin]
+        stage: Stage<F>,
+    }
+}
+
+pin_project! {
+    #[project = Staged]
+    enum Stage<F> {
         Admitted {
             #[pin]
             inner: F,
             _permit: Permit,
         },
-        /// Refused at once.
         Refused {
             refusal: Error,
         },
@@ -167,19 +244,25 @@ where
     type Output = Result<Reply, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            Projected::Admitted { inner, .. } => inner.poll(cx),
-            Projected::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
+        match self.project().stage.project() {
+            Staged::Admitted { inner, .. } => inner.poll(cx),
+            Staged::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
         }
     }
 }
 
 impl<F: Expire> Expire for LimitFuture<F> {
     fn expire(self: Pin<&mut Self>) -> Error {
-        match self.project() {
-            Projected::Admitted { inner, .. } => inner.expire(),
-            Projected::Refused { refusal } => refusal.clone(),
+        match self.project().stage.project() {
+            Staged::Admitted { inner, .. } => inner.expire(),
+            Staged::Refused { refusal } => refusal.clone(),
         }
+    }
+}
+
+impl<F> fmt::Debug for LimitFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitFuture").finish_non_exhaustive()
     }
 }
 
@@ -193,7 +276,7 @@ mod tests {
             .max_buffered_bytes(max_bytes);
         let config = config.build().expect("legal");
         let metrics = Metrics::named(&"limit".into());
-        Limit::new((), &config, &metrics)
+        Limit::new((), &Caps::of(&config), &metrics)
     }
 
     #[test]

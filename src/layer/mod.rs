@@ -6,7 +6,11 @@
 
 pub(crate) mod breaker;
 mod budget;
+mod fallback;
+mod foreign;
+mod guard;
 pub(crate) mod limit;
+pub(crate) mod retry;
 pub(crate) mod telemetry;
 pub(crate) mod timeout;
 
@@ -22,7 +26,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use self::{limit::Limit, telemetry::Telemetry, timeout::Timeout};
+use self::limit::Caps;
 use crate::{
     Config, Error, Reply, Request,
     channel::{Channel, Sources},
@@ -32,10 +36,28 @@ use crate::{
     topology::sentinel::Sentinels,
 };
 
+pub use self::breaker::{
+    Breaker, BreakerFuture, BreakerLayer, Circuit, CircuitState, CircuitWatch, Probe,
+};
 pub use self::budget::{Budget, BudgetLayer, Limited, Read, ReadBudget};
 #[cfg(feature = "http")]
 pub use self::budget::{GrpcTimeout, Header};
+pub use self::fallback::{Fallback, FallbackFuture, FallbackLayer, cache_miss};
+pub use self::foreign::{Foreign, ForeignFuture};
+pub use self::guard::{Guard, GuardBuilder, GuardFuture, GuardLayer};
+pub use self::limit::{Limit, LimitFuture, LimitLayer};
+pub use self::retry::{Retry, RetryFuture, RetryLayer};
+pub use self::telemetry::{Telemetry, TelemetryFuture, TelemetryLayer};
+pub use self::timeout::{Timeout, TimeoutFuture, TimeoutLayer};
 pub use crate::net::reach::connect::{Connect, LinkConnector};
+
+/// What a layer can say of itself before it is called.
+pub(crate) trait Gate {
+    /// Whether it would refuse a call now.
+    fn refuses(&self) -> bool {
+        false
+    }
+}
 
 /// The stack around the links that a connector makes, top to bottom.
 #[rustfmt::skip]
@@ -118,7 +140,7 @@ impl ResilienceLayer {
             metrics,
             health,
         );
-        let limit = Limit::new(channel.clone(), config, &metrics);
+        let limit = Limit::new(channel.clone(), &Caps::of(config), &metrics);
         let timeout = Timeout::new(limit, config.call_timeout());
         ResilienceService {
             stack: Telemetry::new(timeout, metrics),

@@ -4,6 +4,7 @@
 //! the user who dropped it. Leaves state changes to those who make them. Adds no failure.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -11,23 +12,61 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower::Service;
+use tower::{Layer, Service};
 
+use super::foreign::Foreign;
 use crate::{
     Error, Reply, Request,
     telemetry::{metrics::Metrics, span},
 };
 
-/// Counts calls by outcome and records how long they took.
+/// Counts calls by outcome and records how long they took. Stands outermost, so that it sees refused calls too.
+///
+/// # Metrics
+/// `redis.holdfast.calls` and `db.client.operation.duration`, under the name given. A recorder hears of them about once a second, as calls end.
+#[derive(Clone, Debug)]
+pub struct TelemetryLayer {
+    metrics: Metrics,
+}
+
+impl TelemetryLayer {
+    /// Counts under `name`, which should be from a small set: it is a label.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let metrics = Metrics::named(&name.into());
+        Self { metrics }
+    }
+}
+
+impl<S> Layer<S> for TelemetryLayer {
+    type Service = Telemetry<Foreign<S>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Telemetry::new(Foreign::new(inner), self.metrics).refreshing()
+    }
+}
+
+/// The service that a [`TelemetryLayer`] makes. Always ready.
 #[derive(Clone)]
-pub(crate) struct Telemetry<S> {
+pub struct Telemetry<S> {
     inner: S,
     metrics: Metrics,
+    refreshes: bool,
 }
 
 impl<S> Telemetry<S> {
     pub(crate) fn new(inner: S, metrics: Metrics) -> Self {
-        Self { inner, metrics }
+        Self {
+            inner,
+            metrics,
+            refreshes: false,
+        }
+    }
+
+    /// Brings a recorder up to date as calls end, where no task does.
+    pub(crate) fn refreshing(mut self) -> Self {
+        self.refreshes = true;
+        self
     }
 
     pub(crate) fn inner_mut(&mut self) -> &mut S {
@@ -35,8 +74,8 @@ impl<S> Telemetry<S> {
     }
 }
 
-impl<S: std::fmt::Debug> std::fmt::Debug for Telemetry<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<S: fmt::Debug> fmt::Debug for Telemetry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry")
             .field("inner", &self.inner)
             .finish_non_exhaustive()
@@ -61,6 +100,7 @@ where
             inner: self.inner.call(request.begun_at(started)),
             command,
             metrics: self.metrics,
+            refreshes: self.refreshes,
             started,
         }
     }
@@ -68,10 +108,12 @@ where
 
 pin_project! {
     /// A call that is counted when it ends.
-    pub(crate) struct TelemetryFuture<F> {
+    #[derive(Debug)]
+    pub struct TelemetryFuture<F> {
         #[pin]
         inner: F,
         metrics: Metrics,
+        refreshes: bool,
         command: &'static str,
         started: Instant,
     }
@@ -92,6 +134,9 @@ where
         );
         this.metrics.call_ended(outcome, waited);
         span::call_ended(this.metrics.client(), this.command, outcome, waited);
+        if *this.refreshes {
+            this.metrics.refresh_when_due(*this.started + waited);
+        }
         Poll::Ready(result)
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod commands;
 mod extensions;
 mod refused;
+mod replay;
 
 use std::{
     fmt, future::Future, pin::pin, sync::Arc, task::Context, task::Poll, task::Waker,
@@ -29,6 +30,7 @@ use crate::{
 
 pub use extensions::Extensions;
 pub(crate) use refused::Refusals;
+pub use replay::Replay;
 
 /// One command or pipeline, packed once and cheap to clone.
 ///
@@ -302,9 +304,24 @@ impl Reply {
         self.values.into_value()
     }
 
+    /// The code of the error reply that it is, if it is one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match &self.values {
+            Values::One(Value::ServerError(error)) => Some(error.code()),
+            _ => None,
+        }
+    }
+
     /// A pipeline's replies, as redis' own connections give them.
     pub(crate) fn into_replies(self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         self.values.into_replies(pipeline)
+    }
+}
+
+/// A reply made here, for a fallback or a service of your own.
+impl From<Value> for Reply {
+    fn from(value: Value) -> Self {
+        Self::new(Values::One(value), Shape::Single)
     }
 }
 

@@ -81,13 +81,17 @@ pub(crate) enum Transition {
     Window,
     /// Closed: a probe verified the endpoint.
     Verified,
+    /// Open: somebody said so.
+    Forced,
+    /// Closed: somebody said so.
+    Released,
 }
 
 impl Transition {
     /// The new state as the gauge shows it: 0 closed, 1 open.
     pub(crate) fn level(self) -> u8 {
         match self {
-            Self::Verified => 0,
+            Self::Verified | Self::Released => 0,
             _ => 1,
         }
     }
@@ -100,19 +104,28 @@ impl Transition {
         }
     }
 
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Unresponsive,
         Self::Dead,
         Self::Consecutive,
         Self::Window,
         Self::Verified,
+        Self::Forced,
+        Self::Released,
     ];
 }
 
 impl Label for Transition {
     const KEY: &'static str = names::REASON;
-    const TEXT: &'static [&'static str] =
-        &["unresponsive", "dead", "consecutive", "window", "verified"];
+    const TEXT: &'static [&'static str] = &[
+        "unresponsive",
+        "dead",
+        "consecutive",
+        "window",
+        "verified",
+        "forced",
+        "released",
+    ];
 
     fn index(self) -> usize {
         self as usize

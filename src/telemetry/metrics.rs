@@ -54,6 +54,7 @@ struct Counts {
     swaps: Totals<Plain>,
     fences: Totals<FenceOutcome>,
     replays: Totals<ReplayKind>,
+    fallbacks: Totals<Plain>,
     lookups: Totals<Lookup>,
     answers: Totals<Answers>,
     primaries: Totals<PrimaryChange>,
@@ -72,6 +73,8 @@ struct Counts {
     durations: ArcSwap<Box<[Histogram]>>,
     duration_keys: Box<[Key]>,
     ticks: AtomicU32,
+    /// The second in which the recorder was last brought up to date by a call.
+    refreshed: AtomicU64,
 }
 
 impl Metrics {
@@ -163,6 +166,11 @@ impl Metrics {
         self.0.replays.add(kind, requests);
     }
 
+    /// A read was answered in Redis' place.
+    pub(crate) fn fell_back(&self) {
+        self.0.fallbacks.add(Plain, 1);
+    }
+
     /// So many more lookups ended.
     pub(crate) fn looked_up(&self, result: Lookup, lookups: u64) {
         self.0.lookups.add(result, lookups);
@@ -218,6 +226,29 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// The same, about once a second: for a stack that no task keeps, as its calls end.
+    pub(crate) fn refresh_when_due(&self, now: Instant) {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let second = 1 + now.saturating_duration_since(*START).as_secs();
+        let last = self.0.refreshed.load(Relaxed);
+        let refreshed = &self.0.refreshed;
+        let is_due = second > last
+            && refreshed
+                .compare_exchange(last, second, Relaxed, Relaxed)
+                .is_ok();
+        if is_due {
+            self.refresh(now);
+        }
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Metrics").field(&self.client()).finish()
+    }
+}
+
 /// One link in the gauge of links, as long as it lives.
 pub(crate) struct LinkCount {
     metrics: Metrics,
@@ -252,6 +283,7 @@ impl Counts {
             swaps: Totals::new(names::SWAPS, name),
             fences: Totals::new(names::FENCES, name),
             replays: Totals::new(names::REPLAYS, name),
+            fallbacks: Totals::new(names::FALLBACKS, name),
             lookups: Totals::new(names::DNS_LOOKUPS, name),
             answers: Totals::new(names::SENTINEL_ANSWERS, name),
             primaries: Totals::new(names::PRIMARY_CHANGES, name),
@@ -269,6 +301,7 @@ impl Counts {
             durations: ArcSwap::from_pointee(Box::default()),
             duration_keys: keys::<Outcome>(names::OPERATION_DURATION, name),
             ticks: AtomicU32::new(0),
+            refreshed: AtomicU64::new(0),
         }
     }
 
@@ -301,6 +334,7 @@ impl Counts {
         self.swaps.publish(recorder);
         self.fences.publish(recorder);
         self.replays.publish(recorder);
+        self.fallbacks.publish(recorder);
         self.lookups.publish(recorder);
         if self.has_sentinels.load(Relaxed) {
             self.answers.publish(recorder);

@@ -43,6 +43,8 @@ pub const SWAPS: &str = "redis.holdfast.swaps";
 pub const FENCES: &str = "redis.holdfast.fences";
 /// Requests sent again.
 pub const REPLAYS: &str = "redis.holdfast.replays";
+/// Reads answered in Redis' place.
+pub const FALLBACKS: &str = "redis.holdfast.fallbacks";
 /// Lookups ended.
 pub const DNS_LOOKUPS: &str = "redis.holdfast.dns.lookups";
 /// Age of the last good answer.
@@ -121,6 +123,12 @@ pub const ALL: &[(&str, &str, &str, &str)] = &[
         "counter",
         "count",
         "Requests sent again, by kind: read, not_sent, overwrite",
+    ),
+    (
+        FALLBACKS,
+        "counter",
+        "count",
+        "Reads that failed and were answered by a fallback",
     ),
     (
         DNS_LOOKUPS,

@@ -3,14 +3,13 @@
 //! Owns [`RedisConnector`]. Promises: the socket is one that we resolved, dialled, hardened and introduced ourselves on, and that we
 //! close hard when it is benched or dead; calls end as they do over a link. Leaves framing, parsing and matching of replies to `redis`.
 //! Fails as [`LinkConnector`](crate::layer::LinkConnector) does. Rooms: [`driver`] keeps it, [`meter`] is the socket that it sees,
-//! [`role`] what replies show of the server, [`unpack`] gives `redis` its commands back.
+//! [`role`] what replies show of the server; [`unpack`](super::unpack) gives `redis` its commands back.
 
 mod driver;
 mod meter;
 mod role;
 #[cfg(test)]
 mod tests;
-mod unpack;
 
 use std::future::Future;
 

@@ -1,7 +1,222 @@
 //! The circuit breaker: refuses calls to an endpoint that is known to be away.
 //!
-//! Owns the decision *whether* calls may pass: [`machine`] and its [`window`], both pure. Promises: user calls are never the guinea pig;
-//! only a verified connection closes the circuit. Leaves verifying to `channel`.
+//! Owns the decision *whether* calls may pass, [`machine`] and its [`window`], both pure; and, for services that nobody else supervises,
+//! [`BreakerLayer`] with a [`circuit`] and a [`probe`] of its own. Promises: user calls are never the guinea pig; only a verified connection
+//! or an answered probe closes the circuit. Leaves verifying links to `channel`. Fails with `CircuitOpen`.
 
+mod circuit;
+mod judge;
 pub(crate) mod machine;
+mod permit;
+mod probe;
+#[cfg(test)]
+mod tests;
 pub(crate) mod window;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use self::{judge::judge, permit::Permit};
+use super::{Gate, foreign::Foreign, timeout::Expire};
+use crate::{
+    BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults,
+    telemetry::metrics::Metrics,
+};
+
+pub use circuit::{Circuit, CircuitState, CircuitWatch};
+pub use probe::Probe;
+
+/// Refuses calls to a service that keeps failing, until a probe of its own is answered.
+///
+/// Opens when at least half of twenty calls of the last ten seconds failed, or five failed in a row, each begun after the last
+/// had failed; what waited together for one dead connection is one failure in a row. A call that is dropped late counts as failed. While open
+/// the [`Probe`] runs in the background, and user calls are refused with an error made before. After it, admission grows from a tenth.
+///
+/// Each call of [`layer`](Layer::layer) makes a circuit of its own: [`Breaker::circuit`]. Put one around each endpoint.
+///
+/// # Metrics
+/// `redis.holdfast.breaker.state` and `.transitions`, under [`name`](Self::name).
+#[derive(Clone, Debug)]
+pub struct BreakerLayer {
+    policy: BreakerPolicy,
+    probe: Probe,
+    cap: usize,
+    metrics: Metrics,
+}
+
+impl BreakerLayer {
+    /// A breaker by `policy` that is closed by `probe`. The policy's `auth_retry` is of no effect here.
+    ///
+    /// # Errors
+    /// Every fault of the policy at once.
+    pub fn new(policy: BreakerPolicy, probe: Probe) -> Result<Self, ConfigError> {
+        let faults = policy.faults();
+        if !faults.is_empty() {
+            return Err(ConfigError::new(faults));
+        }
+        Ok(Self {
+            policy,
+            probe,
+            cap: defaults::MAX_IN_FLIGHT,
+            metrics: Metrics::named(&defaults::NAME.into()),
+        })
+    }
+
+    /// The whole of which a share is admitted when the circuit has closed. Default 1,024.
+    #[must_use]
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.cap = calls;
+        self
+    }
+
+    /// The name it counts under, and that its refusals give as their endpoint. Default `redis`.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.metrics = Metrics::named(&name.into());
+        self
+    }
+
+    pub(crate) fn around<S>(&self, inner: S) -> Breaker<S>
+    where
+        S: Service<Request, Response = Reply, Error = Error> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let probe = self.probe.over(inner.clone());
+        let circuit = Circuit::new(self.policy.clone(), self.cap, probe, self.metrics);
+        Breaker { inner, circuit }
+    }
+}
+
+impl<S> Layer<S> for BreakerLayer
+where
+    S: Service<Request, Response = Reply> + Clone + Send + 'static,
+    S::Error: Into<Error>,
+    S::Future: Send + 'static,
+{
+    type Service = Breaker<Foreign<S>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.around(Foreign::new(inner))
+    }
+}
+
+/// The service that a [`BreakerLayer`] makes. Always ready: an open circuit is an error from `call`. Clones share the circuit.
+#[derive(Clone)]
+pub struct Breaker<S> {
+    inner: S,
+    circuit: Circuit,
+}
+
+impl<S> Breaker<S> {
+    /// Its circuit.
+    #[must_use]
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+}
+
+impl<S> Gate for Breaker<S> {
+    fn refuses(&self) -> bool {
+        self.circuit.refuses()
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Breaker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker")
+            .field("inner", &self.inner)
+            .field("circuit", &self.circuit)
+            .finish()
+    }
+}
+
+impl<S> Service<Request> for Breaker<S>
+where
+    S: Service<Request, Response = Reply, Error = Error>,
+{
+    type Response = Reply;
+    type Error = Error;
+    type Future = BreakerFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let stage = match self.circuit.admit() {
+            Ok(permit) => Stage::Admitted {
+                permit: permit.with_deadline(request.deadline()),
+                inner: self.inner.call(request),
+            },
+            Err(refusal) => Stage::Refused { refusal },
+        };
+        BreakerFuture { stage }
+    }
+}
+
+pin_project! {
+    /// A call that was admitted, or refused at once.
+    pub struct BreakerFuture<F> {
+        #[pin]
+        stage: Stage<F>,
+    }
+}
+
+pin_project! {
+    #[project = Staged]
+    enum Stage<F> {
+        Admitted {
+            #[pin]
+            inner: F,
+            permit: Permit,
+        },
+        Refused {
+            refusal: Error,
+        },
+    }
+}
+
+impl<F> Future for BreakerFuture<F>
+where
+    F: Future<Output = Result<Reply, Error>>,
+{
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().stage.project() {
+            Staged::Admitted { inner, permit } => {
+                permit.begin();
+                let result = ready!(inner.poll(cx));
+                permit.judge(judge(result.as_ref()));
+                Poll::Ready(result)
+            }
+            Staged::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
+        }
+    }
+}
+
+impl<F: Expire> Expire for BreakerFuture<F> {
+    fn expire(self: Pin<&mut Self>) -> Error {
+        match self.project().stage.project() {
+            Staged::Admitted { inner, permit } => {
+                let error = inner.expire();
+                permit.judge(judge(Err(&error)));
+                error
+            }
+            Staged::Refused { refusal } => refusal.clone(),
+        }
+    }
+}
+
+impl<F> fmt::Debug for BreakerFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerFuture").finish_non_exhaustive()
+    }
+}

@@ -17,9 +17,10 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower::Service;
+use tower::{Layer, Service};
 
 use self::clock::{Clock, Watch};
+use super::foreign::Foreign;
 use crate::{
     Error, Reply, Request,
     deadline::{self, Deadline},
@@ -31,9 +32,34 @@ pub(crate) trait Expire {
     fn expire(self: Pin<&mut Self>) -> Error;
 }
 
-/// Gives each call its deadline: the request's own timeout, or the configured one.
+/// Gives each call a deadline that covers the inner service's readiness too, where `tower::timeout` covers its answer alone.
+///
+/// It is the sooner of the request's own timeout or the one given here, the [`deadline::scope`](crate::deadline::scope) around the call, and the
+/// deadline of a layer above. Layers below read it and take what is left.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeoutLayer {
+    call_timeout: Duration,
+}
+
+impl TimeoutLayer {
+    /// A deadline `call_timeout` after each call. Any value is taken as it is: zero ends every call in its first poll.
+    #[must_use]
+    pub fn new(call_timeout: Duration) -> Self {
+        Self { call_timeout }
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<Foreign<S>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Timeout::new(Foreign::new(inner), self.call_timeout)
+    }
+}
+
+/// The service that a [`TimeoutLayer`] makes. Always ready.
 #[derive(Clone, Debug)]
-pub(crate) struct Timeout<S> {
+pub struct Timeout<S> {
     inner: S,
     call_timeout: Duration,
 }
@@ -81,7 +107,7 @@ where
 pin_project! {
     /// A call under its deadline.
     #[derive(Debug)]
-    pub(crate) struct TimeoutFuture<F> {
+    pub struct TimeoutFuture<F> {
         #[pin]
         inner: F,
         deadline: Deadline,

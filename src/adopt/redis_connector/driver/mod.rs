@@ -24,10 +24,10 @@ use self::end::broken;
 use super::{
     meter::{Meter, Seen},
     role::Role,
-    unpack::Unpacked,
 };
 use crate::{
     Error, ErrorKind, Phase,
+    adopt::unpack::Unpacked,
     net::link::{
         LinkState, Post,
         driver::{Exit, HIGH_WATER, ROUNDS_PER_TURN, SETTLING},

@@ -4,12 +4,18 @@
 //! replies are counted here and over a link alike. Fails only on bytes that `redis` did not pack.
 
 use bytes::Bytes;
-use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{
+    Cmd, Pipeline, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 
-use crate::request::{Expected, Refusals, Values};
+use crate::{
+    Error, ErrorKind, Phase, Reply, Request,
+    request::{Expected, Refusals, Shape, Values},
+};
 
-/// A request as `redis`' connection wants it.
-pub(super) enum Unpacked {
+/// A request as a connection of `redis` wants it.
+pub(crate) enum Unpacked {
     /// One bare value answers it.
     One(Cmd),
     /// Of its replies the first are skipped.
@@ -17,8 +23,40 @@ pub(super) enum Unpacked {
 }
 
 impl Unpacked {
+    /// For a connection that routes by keys, or that a pool hands out: a transaction is an atomic pipeline again, and what its sender does not wait for is
+    /// marked so.
+    fn plain(request: &Request) -> Option<Self> {
+        let expected = request.expected();
+        match request.shape() {
+            Shape::Pipeline(pipeline) => Some(Self::Many(Pipeline::clone(pipeline), expected)),
+            Shape::Single => Self::new(request.packed(), expected, true),
+            Shape::NoResponse => match Self::new(request.packed(), expected, true)? {
+                Self::One(mut cmd) => {
+                    cmd.set_no_response(true);
+                    Some(Self::One(cmd))
+                }
+                many @ Self::Many(..) => Some(many),
+            },
+            Shape::Slice if request.command() == "MULTI" => {
+                let mut left: &[u8] = request.packed();
+                let mut commands = Vec::new();
+                while !left.is_empty() {
+                    commands.push(command(&mut left)?);
+                }
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                pipeline.atomic();
+                let last = commands.len().checked_sub(1)?;
+                for cmd in commands.into_iter().take(last).skip(1) {
+                    pipeline.add_command(cmd);
+                }
+                Some(Self::Many(pipeline, expected))
+            }
+            Shape::Slice => Self::new(request.packed(), expected, false),
+        }
+    }
+
     /// `single`: it is one command, and its answer one bare value.
-    pub(super) fn new(packed: &Bytes, expected: Expected, single: bool) -> Option<Self> {
+    pub(crate) fn new(packed: &Bytes, expected: Expected, single: bool) -> Option<Self> {
         let mut left: &[u8] = packed;
         if single {
             let cmd = command(&mut left)?;
@@ -32,7 +70,7 @@ impl Unpacked {
     }
 
     /// Sends it.
-    pub(super) async fn ask(self, mut connection: MultiplexedConnection) -> RedisResult<Values> {
+    pub(crate) async fn ask(self, mut connection: MultiplexedConnection) -> RedisResult<Values> {
         match self {
             Self::One(cmd) => connection.send_packed_command(&cmd).await.map(Values::One),
             Self::Many(pipeline, expected) => connection
@@ -41,6 +79,33 @@ impl Unpacked {
                 .map(|replies| skipped(replies, expected)),
         }
     }
+}
+
+/// Asks `connection`, whatever it is.
+pub(crate) async fn ask<C: ConnectionLike>(
+    connection: &mut C,
+    request: &Request,
+) -> Result<Reply, Error> {
+    if let Some(reason) = request.refusal() {
+        return Err(Error::new(ErrorKind::Refused, Phase::Queue, reason));
+    }
+    let Some(unpacked) = Unpacked::plain(request) else {
+        let reason = "request was not packed by redis";
+        return Err(Error::new(ErrorKind::Refused, Phase::Queue, reason));
+    };
+    let answered = match unpacked {
+        Unpacked::One(cmd) => connection.req_packed_command(&cmd).await.map(Values::One),
+        Unpacked::Many(pipeline, _) if pipeline.is_empty() && !pipeline.is_transaction() => {
+            Ok(Values::Many(Vec::new()))
+        }
+        Unpacked::Many(pipeline, expected) => connection
+            .req_packed_commands(&pipeline, expected.skip, expected.count)
+            .await
+            .map(Values::Many),
+    };
+    answered
+        .map(|values| Reply::new(values, request.shape().clone()))
+        .map_err(Error::of_connection)
 }
 
 /// The replies that were asked for, and what was refused among those that were not.
@@ -84,7 +149,6 @@ const ARGUMENTS: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Request;
 
     fn again(request: &Request, single: bool) -> Option<Vec<u8>> {
         match Unpacked::new(request.packed(), request.expected(), single)? {
@@ -115,6 +179,20 @@ mod tests {
         for pipeline in [pipeline.clone(), pipeline.atomic().clone(), redis::pipe()] {
             let request = Request::from(&pipeline);
             assert_eq!(again(&request, false), Some(pipeline.get_packed_pipeline()));
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_an_atomic_pipeline_again() {
+        let mut atomic = redis::pipe();
+        atomic.atomic().get("k").cmd("INCR").arg("k");
+        for request in [Request::from(&atomic), Request::slice(&atomic, 3, 1)] {
+            let Some(Unpacked::Many(pipeline, expected)) = Unpacked::plain(&request) else {
+                panic!("a pipeline");
+            };
+            assert!(pipeline.is_transaction() && pipeline.len() == 2);
+            assert_eq!(expected, Expected { skip: 3, count: 1 });
+            assert_eq!(pipeline.get_packed_pipeline(), atomic.get_packed_pipeline());
         }
     }
 

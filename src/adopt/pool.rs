@@ -1,0 +1,148 @@
+//! A user's pool as a service.
+//!
+//! Owns [`PoolService`]. Promises: one call, one checked-out connection; one whose call was late, was dropped, or failed in a way that says
+//! nothing of what is still in its socket, is closed and never goes back to the pool. Leaves every bound to the layers around it. Fails
+//! by kind; what the pool itself refuses was never sent.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use deadpool_redis::{Connection, Pool, PoolError};
+use deadpool_redis::{TimeoutType, redis::RedisError};
+use tower::Service;
+
+use super::unpack::ask;
+use crate::{Error, ErrorKind, Phase, Reply, Request};
+
+/// A `deadpool_redis::Pool` as a `Service<`[`Request`]`>` to put under a [`GuardLayer`](crate::layer::GuardLayer): bounded, not healed.
+///
+/// Each call takes a connection out of the pool and gives it back when its reply has come. A call that is late or dropped takes its
+/// connection with it: what would come over it belongs to nobody. While the pool waits, dials or recycles, the guard's deadline runs.
+/// Commands that change or block the connection (`SELECT`, `BLPOP`, `WATCH`, …) are refused as on a shared one, for the next user would
+/// get it so.
+///
+/// # Readiness
+/// Always ready: the wait for a connection is part of the call.
+///
+/// # Cancel safety
+/// A call that is dropped while it waits for a connection leaves nothing; later, it may run, and its connection is closed.
+#[derive(Clone)]
+pub struct PoolService {
+    pool: Pool,
+}
+
+impl PoolService {
+    /// `pool` as a service.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+}
+
+impl Service<Request> for PoolService {
+    type Response = Reply;
+    type Error = Error;
+    type Future = PoolFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> PoolFuture {
+        let pool = self.pool.clone();
+        PoolFuture(Box::pin(async move {
+            let connection = pool.get().await.map_err(unpooled)?;
+            let mut lent = Lent(Some(connection));
+            let Some(connection) = lent.0.as_mut() else {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    Phase::Queue,
+                    "no connection",
+                ));
+            };
+            let result = ask(connection, &request).await;
+            let is_in_step = result
+                .as_ref()
+                .map_or_else(|error| error.kind() == ErrorKind::Redis, |_| true);
+            if is_in_step || matches!(&result, Err(error) if !error.may_have_executed()) {
+                lent.give_back();
+            }
+            result
+        }))
+    }
+}
+
+/// A connection that is closed unless it is given back.
+struct Lent(Option<Connection>);
+
+impl Lent {
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            // Out of the pool, whose place is free for another.
+            drop(Connection::take(connection));
+        }
+    }
+}
+
+/// No connection came out of the pool: nothing was sent.
+fn unpooled(error: PoolError) -> Error {
+    let (kind, phase, detail) = match &error {
+        PoolError::Timeout(TimeoutType::Wait) => (
+            ErrorKind::Overloaded,
+            Phase::Queue,
+            "no connection of the pool is free",
+        ),
+        PoolError::Timeout(_) => (
+            ErrorKind::Timeout,
+            Phase::Connect,
+            "pool could not connect in time",
+        ),
+        PoolError::Backend(redis) => return not_connected(redis.clone()),
+        _ => (
+            ErrorKind::Refused,
+            Phase::Queue,
+            "pool gives no connections",
+        ),
+    };
+    Error::new(kind, phase, detail).because(error)
+}
+
+fn not_connected(error: RedisError) -> Error {
+    let ours = Error::of_connection(error.clone());
+    Error::new(ours.kind(), Phase::Connect, "pool could not connect").because(error)
+}
+
+impl fmt::Debug for PoolService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolService")
+            .field("status", &self.pool.status())
+            .finish()
+    }
+}
+
+/// A call's future.
+pub struct PoolFuture(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>);
+
+impl Future for PoolFuture {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for PoolFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! How an open circuit finds out that the endpoint is back.
+//!
+//! Owns [`Probe`]. Promises: each try is bounded in time, and there is one at a time. Leaves when to try to the circuit. Fails never: a probe
+//! that fails is an answer.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tower::Service;
+
+use super::judge::{Judgement, judge};
+use crate::{Error, Reply, Request, deadline::Deadline};
+
+pub(super) type Probing = Pin<Box<dyn Future<Output = bool> + Send>>;
+pub(super) type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
+
+/// What an open circuit tries, over and over, until it works: no user's call is ever the guinea pig.
+#[derive(Clone)]
+pub struct Probe {
+    kind: Kind,
+    within: Duration,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Request(Request),
+    Custom(ProbeFn),
+}
+
+/// As long as a call may take by default.
+const WITHIN: Duration = crate::config::defaults::CALL_TIMEOUT;
+
+impl Probe {
+    /// A `PING` through a clone of the service below the breaker.
+    #[must_use]
+    pub fn ping() -> Self {
+        Self::request(Request::from(redis::cmd("PING")))
+    }
+
+    /// This request through a clone of the service below the breaker; any answer will do but those by which a server says that it cannot
+    /// serve (`LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `BUSY`). Choose one without effect.
+    #[must_use]
+    pub fn request(request: Request) -> Self {
+        Self {
+            kind: Kind::Request(request),
+            within: WITHIN,
+        }
+    }
+
+    /// Whatever `probe` does, for example over a connection of its own: `true` closes the circuit.
+    pub fn with<F, P>(probe: F) -> Self
+    where
+        F: Fn() -> P + Send + Sync + 'static,
+        P: Future<Output = bool> + Send + 'static,
+    {
+        Self {
+            kind: Kind::Custom(Arc::new(move || Box::pin(probe()))),
+            within: WITHIN,
+        }
+    }
+
+    /// Longest time of one try. Default 500 ms. Any value is taken as it is.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = time;
+        self
+    }
+
+    /// The tries, each bounded, with `inner` for those that go through it.
+    pub(super) fn over<S>(&self, inner: S) -> ProbeFn
+    where
+        S: Service<Request, Response = Reply, Error = Error> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let within = self.within;
+        let probe: ProbeFn = match &self.kind {
+            Kind::Custom(probe) => probe.clone(),
+            Kind::Request(request) => {
+                let (inner, request) = (Mutex::new(inner), request.clone());
+                Arc::new(move || {
+                    let service = inner.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut service = service.clone();
+                    let request = request.clone().with_deadline(Deadline::after(within));
+                    Box::pin(async move {
+                        let result = service.call(request).await;
+                        judge(result.as_ref()) != Judgement::Failed && result.is_ok()
+                    })
+                })
+            }
+        };
+        Arc::new(move || {
+            let tried = probe();
+            Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
+        })
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = match &self.kind {
+            Kind::Request(request) => request.command(),
+            Kind::Custom(_) => "custom",
+        };
+        f.debug_struct("Probe")
+            .field("command", &command)
+            .field("within", &self.within)
+            .finish()
+    }
+}

@@ -1,0 +1,154 @@
+//! Somebody else's service below ours.
+//!
+//! Owns [`Foreign`], through which each layer of this crate holds what it was put around. Promises: the inner service's readiness is
+//! driven inside the call, and so inside its deadline; nothing is reserved before a call is made, and a call that ends, however it
+//! ends, gives up what it had reserved. Costs a clone of the inner service per call. Fails with what the inner service fails with, and where
+//! the deadline passes says whether the inner service had been called.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::Service;
+
+use super::{Gate, timeout::Expire};
+use crate::{Error, ErrorKind, Phase, Reply, Request, deadline::Deadline, error::Executed};
+
+/// A service of any kind, held the way the layers of this crate need it: always ready, its own readiness awaited by each call.
+///
+/// # Readiness
+/// Always ready. A clone inherits nothing.
+#[derive(Clone, Debug)]
+pub struct Foreign<S>(S);
+
+impl<S> Foreign<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self(inner)
+    }
+}
+
+/// Nothing is known of it before it is called.
+impl<S> Gate for Foreign<S> {}
+
+impl<S> Service<Request> for Foreign<S>
+where
+    S: Service<Request, Response = Reply> + Clone,
+    S::Error: Into<Error>,
+{
+    type Response = Reply;
+    type Error = Error;
+    type Future = ForeignFuture<S>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // A readiness that is asked for and not used would be kept by an idle clone.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> ForeignFuture<S> {
+        ForeignFuture {
+            deadline: request.deadline(),
+            stage: Stage::Waiting {
+                service: self.0.clone(),
+                request: Some(request),
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// A call that waits for its service to be ready, then for its answer.
+    pub struct ForeignFuture<S>
+    where
+        S: Service<Request>,
+    {
+        deadline: Option<Deadline>,
+        #[pin]
+        stage: Stage<S>,
+    }
+}
+
+pin_project! {
+    #[project = Staged]
+    enum Stage<S>
+    where
+        S: Service<Request>,
+    {
+        Waiting {
+            service: S,
+            request: Option<Request>,
+        },
+        Called {
+            #[pin]
+            future: S::Future,
+        },
+        Over,
+    }
+}
+
+impl<S> Future for ForeignFuture<S>
+where
+    S: Service<Request, Response = Reply>,
+    S::Error: Into<Error>,
+{
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut stage = self.project().stage;
+        loop {
+            let result = match stage.as_mut().project() {
+                Staged::Waiting { service, request } => match ready!(service.poll_ready(cx)) {
+                    Ok(()) => {
+                        let Some(request) = request.take() else {
+                            return Poll::Pending;
+                        };
+                        let future = service.call(request);
+                        stage.set(Stage::Called { future });
+                        continue;
+                    }
+                    Err(error) => Err(error.into()),
+                },
+                Staged::Called { future } => ready!(future.poll(cx)).map_err(Into::into),
+                Staged::Over => return Poll::Pending,
+            };
+            stage.set(Stage::Over);
+            return Poll::Ready(result);
+        }
+    }
+}
+
+impl<S: Service<Request>> Expire for ForeignFuture<S> {
+    fn expire(self: Pin<&mut Self>) -> Error {
+        let mut this = self.project();
+        let (phase, executed, detail) = match this.stage.as_mut().project() {
+            Staged::Waiting { .. } => (
+                Phase::Queue,
+                Executed::Never,
+                "inner service was not ready within the deadline",
+            ),
+            Staged::Called { .. } | Staged::Over => (
+                Phase::Reply,
+                Executed::Maybe,
+                "no reply within the deadline",
+            ),
+        };
+        this.stage.set(Stage::Over);
+        let now = Instant::now();
+        let waited = this.deadline.map(|deadline| deadline.waited(now));
+        Error::new(ErrorKind::Timeout, phase, detail)
+            .executed(executed)
+            .after(waited.unwrap_or_default())
+    }
+}
+
+impl<S: Service<Request>> fmt::Debug for ForeignFuture<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForeignFuture")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
