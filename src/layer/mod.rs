@@ -12,6 +12,8 @@ mod guard;
 pub(crate) mod limit;
 pub(crate) mod retry;
 pub(crate) mod telemetry;
+#[cfg(test)]
+mod tests;
 pub(crate) mod timeout;
 
 use std::{

@@ -1,0 +1,336 @@
+//! The layers together, over a service that does as it is told, under a paused clock; and the traps that other stacks fall into.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+use redis::Value;
+use tokio::time::{Instant, sleep};
+use tower::{
+    ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, load_shed::LoadShedLayer, service_fn,
+    util::BoxCloneSyncService,
+};
+
+use super::*;
+use crate::{ErrorKind, Phase, Replay, RetryPolicy, error::Executed};
+
+type Under = BoxCloneSyncService<Request, Reply, Error>;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What the service below does, and what it has seen.
+#[derive(Clone, Default)]
+struct Server {
+    silent: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
+    refuses: Arc<AtomicBool>,
+    never_sent: Arc<AtomicBool>,
+    attempts: Arc<AtomicU64>,
+}
+
+impl Server {
+    fn service(&self) -> Under {
+        let server = self.clone();
+        BoxCloneSyncService::new(service_fn(move |request: Request| {
+            let server = server.clone();
+            async move {
+                if request.command() != "PING" {
+                    server.attempts.fetch_add(1, Relaxed);
+                }
+                if server.silent.load(Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                if server.refuses.load(Relaxed) {
+                    let loading = redis::parse_redis_value(b"-LOADING soon\r\n");
+                    return Ok(Reply::from(loading.expect("a reply")));
+                }
+                if server.lost.load(Relaxed) {
+                    let lost = Error::new(ErrorKind::ConnectionLost, Phase::Reply, "gone");
+                    let maybe = !server.never_sent.load(Relaxed);
+                    return Err(lost.executed(if maybe {
+                        Executed::Maybe
+                    } else {
+                        Executed::Never
+                    }));
+                }
+                Ok(Reply::from(Value::Okay))
+            }
+        }))
+    }
+
+    fn attempts(&self) -> u64 {
+        self.attempts.swap(0, Relaxed)
+    }
+}
+
+fn get() -> Request {
+    Request::from(redis::cmd("GET").arg("k"))
+}
+
+fn set() -> Request {
+    Request::from(redis::cmd("SET").arg("k").arg("v"))
+}
+
+/// No breaker in the way: what is said of retries alone.
+fn patient() -> GuardBuilder {
+    let breaker = crate::BreakerPolicy::default()
+        .min_calls(1_000_000)
+        .consecutive_failures(1_000);
+    GuardLayer::builder()
+        .breaker(breaker)
+        .call_timeout(200 * MS)
+}
+
+/// Every retry is paid for: the floor is one in 10 ms.
+fn rich() -> RetryPolicy {
+    RetryPolicy::default()
+        .floor_per_second(100)
+        .backoff(11 * MS, 12 * MS)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_run_goes_again_by_effect_and_by_tag_and_by_no_other_reason() {
+    let server = Server::default();
+    let script = || Request::from(redis::cmd("EVAL").arg("x").arg(0));
+    server.lost.store(true, Relaxed);
+    for (request, sent, never_sent) in [
+        (get(), 3, 3),
+        (get().with_replay(Replay::Never), 1, 3),
+        (set(), 1, 3),
+        (set().with_replay(Replay::Overwrite), 3, 3),
+        (Request::from(redis::cmd("INCR").arg("k")), 1, 3),
+        (
+            Request::from(redis::cmd("INCR").arg("k")).with_replay(Replay::Overwrite),
+            1,
+            3,
+        ),
+        (script(), 1, 3),
+        (script().with_replay(Replay::Overwrite), 3, 3),
+    ] {
+        for (is_unsent, attempts) in [(false, sent), (true, never_sent)] {
+            server.never_sent.store(is_unsent, Relaxed);
+            let guard = patient().retry(rich()).build().expect("legal");
+            let service = guard.layer(server.service());
+            let result = service.oneshot(request.clone()).await;
+            let error = result.expect_err("lost");
+            assert_eq!(
+                server.attempts(),
+                attempts,
+                "{request:?} unsent {is_unsent}"
+            );
+            assert_eq!(error.may_have_executed(), !is_unsent);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_as_a_whole_goes_again_whatever_the_command() {
+    let server = Server::default();
+    server.refuses.store(true, Relaxed);
+    let guard = patient().retry(rich()).build().expect("legal");
+    let reply = guard.layer(server.service()).oneshot(set()).await;
+    assert_eq!(server.attempts(), 3);
+    let error = reply
+        .expect("an answer")
+        .parse::<()>()
+        .expect_err("LOADING");
+    assert_eq!(error.kind(), ErrorKind::Redis);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_total_failure_retries_are_less_than_a_tenth() {
+    let server = Server::default();
+    let service = patient().build().expect("legal").layer(server.service());
+    for _ in 0..1_000 {
+        assert!(service.clone().oneshot(get()).await.is_ok());
+    }
+    server.attempts();
+    server.lost.store(true, Relaxed);
+    let (began, mut calls) = (Instant::now(), 0);
+    while began.elapsed() < 10_000 * MS {
+        let _ = service.clone().oneshot(get()).await;
+        calls += 1;
+        sleep(10 * MS).await;
+    }
+    let attempts = server.attempts();
+    assert!(attempts > calls, "some were retried");
+    assert!(
+        attempts * 100 <= calls * 110,
+        "{attempts} for {calls} calls"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_outlives_its_deadline_and_no_retry_follows_a_refusal() {
+    let server = Server::default();
+    let service = GuardLayer::builder()
+        .call_timeout(200 * MS)
+        .build()
+        .expect("legal")
+        .layer(server.service());
+    server.silent.store(true, Relaxed);
+    let mut waited_out = 0;
+    loop {
+        let began = Instant::now();
+        let error = service.clone().oneshot(get()).await.expect_err("silent");
+        assert!(began.elapsed() <= 201 * MS);
+        if error.is_circuit_open() {
+            assert_eq!(began.elapsed(), Duration::ZERO);
+            break;
+        }
+        assert!(error.is_timeout() && error.may_have_executed());
+        assert_eq!(error.phase(), Phase::Reply);
+        waited_out += 1;
+    }
+    assert_eq!((waited_out, server.attempts()), (5, 5));
+}
+
+/// `tower::Timeout` starts its clock after `poll_ready`; `LoadShed<ConcurrencyLimit>` and reserving clones strand permits.
+#[tokio::test(start_paused = true)]
+async fn a_foreign_services_readiness_is_inside_the_deadline_and_idle_clones_hold_nothing() {
+    let server = Server::default();
+    let narrow = ConcurrencyLimitLayer::new(1).layer(server.service());
+    let service = TimeoutLayer::new(100 * MS).layer(narrow);
+    server.silent.store(true, Relaxed);
+    let held = tokio::time::timeout(50 * MS, service.clone().oneshot(get()));
+    let waiting = async {
+        sleep(MS).await;
+        service.clone().oneshot(get().with_timeout(20 * MS)).await
+    };
+    let (_, waited) = tokio::join!(held, waiting);
+    let error = waited.expect_err("not ready");
+    assert!(error.is_timeout() && error.phase() == Phase::Queue && !error.may_have_executed());
+    server.silent.store(false, Relaxed);
+    // Ready by contract, and never called.
+    let mut idle: Vec<_> = (0..100).map(|_| service.clone()).collect();
+    for clone in &mut idle {
+        let ready = clone.poll_ready(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(ready, Poll::Ready(Ok(()))));
+    }
+    assert!(service.clone().oneshot(get()).await.is_ok());
+    drop(idle);
+    // The other way round: load shed above us never sheds, for we are always ready.
+    let shed = LoadShedLayer::new().layer(LimitLayer::new(0).layer(server.service()));
+    let error = shed
+        .oneshot(get())
+        .await
+        .map_err(Error::from)
+        .expect_err("full");
+    assert!(error.is_overloaded());
+    assert_eq!(
+        error.detail(),
+        "as many calls as max_in_flight allows are in flight"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_hand_with_a_foreign_layer_on_every_side() {
+    let server = Server::default();
+    let build = || {
+        ServiceBuilder::new()
+            .layer(TelemetryLayer::new("by-hand"))
+            .layer(FallbackLayer::new(cache_miss))
+            .concurrency_limit(10)
+            .layer(TimeoutLayer::new(100 * MS))
+            .layer(LimitLayer::new(10))
+            .layer(RetryLayer::new(RetryPolicy::default()).expect("legal"))
+            .map_request(|request: Request| request)
+            .layer(
+                BreakerLayer::new(crate::BreakerPolicy::default(), Probe::ping()).expect("legal"),
+            )
+            .timeout(80 * MS)
+            .service(server.service())
+    };
+    let service = build();
+    let reply = service.clone().oneshot(set()).await.expect("served");
+    assert_eq!(reply.into_value(), Value::Okay);
+    server.silent.store(true, Relaxed);
+    for _ in 0..20 {
+        let reply = service.clone().oneshot(get()).await.expect("a miss");
+        assert_eq!(reply.into_value(), Value::Nil);
+    }
+    let error = service.clone().oneshot(set()).await.expect_err("a write");
+    assert!(error.is_circuit_open(), "{error:?}");
+    server.silent.store(false, Relaxed);
+    sleep(1_000 * MS).await;
+    assert!(service.oneshot(set()).await.is_ok());
+}
+
+/// A million calls, dropped before their first poll, after it, or at some later one: nothing is left behind.
+#[tokio::test(start_paused = true)]
+async fn dropped_calls_leave_nothing_behind() {
+    let drops = if std::env::var_os("HOLDFAST_FULL").is_some() {
+        1_000_000
+    } else {
+        50_000
+    };
+    let yielding = service_fn(|_: Request| async {
+        for _ in 0..fastrand::u32(0..6) {
+            tokio::task::yield_now().await;
+        }
+        match fastrand::u32(0..3) {
+            0 => Err(Error::new(ErrorKind::ConnectionLost, Phase::Reply, "gone")),
+            1 => std::future::pending().await,
+            _ => Ok(Reply::from(Value::Okay)),
+        }
+    });
+    let guard = patient().max_in_flight(8).retry(rich()).name("drops");
+    let service = guard.build().expect("legal").layer(yielding);
+    let mut held = std::collections::VecDeque::new();
+    for _ in 0..drops {
+        let mut call = Box::pin(service.clone().call(get()));
+        for _ in 0..fastrand::u32(0..8) {
+            let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            if polled.is_ready() {
+                break;
+            }
+        }
+        held.push_back(call);
+        if held.len() > fastrand::usize(0..16) {
+            held.remove(fastrand::usize(0..held.len()));
+        }
+    }
+    drop(held);
+    let state = format!("{service:?}");
+    assert!(state.contains("in_flight: 0"), "{state}");
+    assert!(state.contains("in_ramp: 0"), "{state}");
+    let mut calls: Vec<_> = (0..9)
+        .map(|_| Box::pin(service.clone().call(get().with_timeout(1_000 * MS))))
+        .collect();
+    let refused = calls.iter_mut().filter_map(|call| {
+        match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) if error.is_overloaded() => Some(()),
+            _ => None,
+        }
+    });
+    assert_eq!(refused.count(), 1, "eight places, all free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_bounds_a_guarded_call() {
+    let server = Server::default();
+    server.silent.store(true, Relaxed);
+    let service = patient().build().expect("legal").layer(server.service());
+    let began = Instant::now();
+    let call = crate::deadline::scope(began + 30 * MS, async {
+        service.oneshot(get()).await.expect_err("silent")
+    });
+    assert!(call.await.is_timeout());
+    assert!(began.elapsed() <= 31 * MS, "{:?}", began.elapsed());
+}
+
+#[test]
+fn contradictory_policies_are_refused_with_their_reasons() {
+    let retry = RetryPolicy::default().backoff(2 * MS, MS);
+    let breaker = crate::BreakerPolicy::default().min_calls(0);
+    let built = GuardLayer::builder()
+        .retry(retry.clone())
+        .breaker(breaker.clone());
+    assert_eq!(built.build().expect_err("faults").faults().len(), 2);
+    assert!(RetryLayer::new(retry).is_err());
+    assert!(BreakerLayer::new(breaker, Probe::ping()).is_err());
+}
