@@ -359,7 +359,7 @@ mod tests {
             assert_eq!(label.index() + 1, L::TEXT.len(), "{}", label.as_str());
         }
         last(Outcome(Some(ErrorKind::Redis)));
-        last(Transition::Verified);
+        last(Transition::Released);
         last(LinkState::Draining);
         last(LinkEnd::Drained);
         last(ProbeOutcome::Failed);
