@@ -264,3 +264,66 @@ async fn the_quick_start_visits_and_names_the_phase_when_nobody_is_there() {
         "{said}"
     );
 }
+
+/// Each against a server, and where nobody listens.
+async fn said(name: &str) -> (String, String) {
+    let server = Embedded::start().await.unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let here = run(name, &[&server.url()]);
+    let nowhere = run(name, &[&format!("redis://{address}/")]);
+    assert!(here.status.success(), "{}", text(&here.stderr));
+    let all = |output: &Output| text(&output.stdout) + &text(&output.stderr);
+    (all(&here), all(&nowhere))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drop_in_visits() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let output = run("drop_in", &[&server.url()]);
+    let said = text(&output.stdout);
+    assert_eq!(
+        said,
+        "1 visits\n1 of them today\n",
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_by_hand_is_audited_and_answers() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let output = run("tower_stack", &[&server.url()]);
+    let said = text(&output.stdout);
+    let expected = "audit: SET\naudit: GET\nfound: Some(\"on top\")\n";
+    assert_eq!(said, expected, "{}", text(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_pool_serves_and_is_a_cache_miss_when_nobody_is_there() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let here = text(&run("adopt_deadpool", &[&server.url()]).stdout);
+    assert!(here.contains("visit number 1, 1 in the pool"), "{here}");
+    let (_, nowhere) = said("adopt_deadpool").await;
+    assert!(
+        nowhere.contains("cached: None; circuit: Closed"),
+        "{nowhere}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_its_deadline_whatever_the_clients_own_is() {
+    let (here, nowhere) = said("per_request_deadline").await;
+    assert!(
+        here.contains("page with 1 visits") && here.contains("worker: "),
+        "{here}"
+    );
+    assert!(nowhere.contains("page without Redis"), "{nowhere}");
+}

@@ -234,7 +234,10 @@ impl<S: Clone> Clone for Guard<S> {
 
 impl<S: fmt::Debug + Clone> fmt::Debug for Guard<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("stack", &self.stack).finish()
+        f.debug_struct("Guard")
+            .field("stack", &self.stack)
+            .field("circuit", &self.circuit)
+            .finish()
     }
 }
 

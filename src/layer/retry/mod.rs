@@ -41,7 +41,7 @@ use crate::{
 /// Tries failed calls again by a [`RetryPolicy`]. Stands inside a [`TimeoutLayer`](super::TimeoutLayer), whose deadline bounds all
 /// attempts, and outside a [`BreakerLayer`](super::BreakerLayer), which judges each.
 ///
-/// What goes again is what was certainly not run, reads, and by [`Replay::Overwrite`] writes whose repetition is harmless; never a refused call.
+/// What goes again is what was certainly not run, reads, and by [`Replay::Overwrite`](crate::Replay::Overwrite) writes whose repetition is harmless; never a refused call.
 /// The budget is shared by the clones of one service.
 ///
 /// # Metrics

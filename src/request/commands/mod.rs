@@ -8,6 +8,8 @@
 
 mod index;
 mod rows;
+#[cfg(test)]
+mod server;
 mod subcommands;
 #[cfg(test)]
 mod tests;
