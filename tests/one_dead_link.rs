@@ -102,6 +102,39 @@ async fn swapped<C: Connect>(over: C, mode: Mode) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_cut_twice_a_second_on_a_live_server_make_no_call_wait_for_the_next() {
+    let Some(stage) = stage().await else { return };
+    let running = start(stage.client.clone(), RATE, SECOND * 3);
+    // One less than opens the circuit.
+    for _ in 0..4 {
+        sleep(ms(500)).await;
+        let said = stage
+            .server
+            .tell(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(said.await.unwrap().starts_with(':'));
+    }
+    let report = running.finish().await;
+    println!("{}", show(&report));
+    always(&report);
+    let slowest = report.percentile(100.0);
+    // A connection that lasted longer than the pause between two has had it: a dial and a handshake are all that a call waits for.
+    assert!(slowest <= ms(50) + report.lag().max(), "{}", show(&report));
+    let failed = report
+        .samples()
+        .iter()
+        .filter(|call| call.outcome != Outcome::Ok);
+    for call in failed.clone() {
+        assert_eq!(call.outcome, Outcome::failed("connection_lost"), "{call:?}");
+        assert_eq!(call.kind, Kind::Write, "a read goes again: {call:?}");
+    }
+    println!(
+        "FIGURE links cut 4 times, 500 ms apart: slowest call {slowest:?}, {} of {} failed, writes that were under way",
+        failed.count(),
+        report.total()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_no_fence_is_permitted_the_plain_rules_hold_and_health_says_so() {
     for mode in [Mode::Stall, Mode::StallDown] {
         let Some(stage) = stage().await else { return };

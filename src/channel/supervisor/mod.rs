@@ -211,8 +211,8 @@ impl<C: Dial> Supervisor<C> {
             // Verified a moment ago: it serves now.
             candidate.confirm_at = now;
         }
-        let settled = now.saturating_duration_since(held.adopted) >= SETTLED;
-        if settled {
+        let lived = now.saturating_duration_since(held.adopted);
+        if lived >= SETTLED {
             self.hub.breaker().on_link_success();
             self.prober.calm();
             self.short_lives = 0;
@@ -230,11 +230,12 @@ impl<C: Dial> Supervisor<C> {
         if !self.is_down {
             self.hub.gate.set(Gate::Waiting);
         }
-        // Once is an accident; an endpoint whose connections do not last is not dialled in a storm.
+        // Once is an accident; an endpoint whose connections do not last is not dialled in a storm, and one whose connections
+        // last for longer than the pause has had it.
         let pause = if self.short_lives < 2 {
             Duration::ZERO
         } else {
-            self.prober.gap()
+            self.prober.gap().saturating_sub(lived)
         };
         self.prober
             .aim(self.targets(Aim::Everywhere), Haste::Urgent, now + pause);
