@@ -42,6 +42,8 @@ pub(crate) struct Silence {
     since: Option<Instant>,
     level: Level,
     looked: bool,
+    /// The last look of this silence.
+    last: Option<Instant>,
 }
 
 impl Silence {
@@ -50,6 +52,7 @@ impl Silence {
             since: None,
             level: Level::Fine,
             looked: false,
+            last: None,
         }
     }
 
@@ -64,6 +67,7 @@ impl Silence {
     pub(crate) fn progress(&mut self, now: Instant, owes_more: bool) -> bool {
         self.since = owes_more.then_some(now);
         self.looked = false;
+        self.last = None;
         std::mem::replace(&mut self.level, Level::Fine) > Level::Fine
     }
 
@@ -75,12 +79,14 @@ impl Silence {
             Level::Unresponsive => limits.detect_within,
             Level::Dead => return None,
         };
-        let first_look = if self.looked {
-            Duration::ZERO
+        let (since, apart) = (self.since?, LOOK.min(limits.stall_after / 2));
+        let last = self.last.unwrap_or(since);
+        // Where two thresholds lie close together, the looks for the second begin when the first was judged: they are not late.
+        Some(if self.looked {
+            (since + threshold).max(last + apart)
         } else {
-            LOOK.min(threshold / 2)
-        };
-        self.since.map(|since| since + (threshold - first_look))
+            (since + threshold - apart).max(last)
+        })
     }
 
     /// Looks at the clock, at `now`, after a read found nothing. Gives the level when it has risen.
@@ -93,6 +99,7 @@ impl Silence {
         if late > GRAIN {
             self.since = self.since.map(|since| since + late);
         }
+        self.last = Some(now);
         if !self.looked {
             self.looked = true;
             return None;
