@@ -90,6 +90,8 @@ pub mod deadline;
 mod error;
 mod health;
 pub mod layer;
+#[cfg(test)]
+mod models;
 mod net;
 mod own;
 #[cfg(any(test, doctest))]

@@ -92,6 +92,8 @@ pub(crate) fn refuse(
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -7,6 +7,8 @@
 mod circuit;
 mod judge;
 pub(crate) mod machine;
+#[cfg(test)]
+mod model;
 mod permit;
 mod probe;
 #[cfg(test)]

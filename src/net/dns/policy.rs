@@ -247,6 +247,8 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 pub(super) const MOST_FLIGHTS: usize = 5;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests {
     use super::*;
 

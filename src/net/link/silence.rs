@@ -115,6 +115,8 @@ impl Silence {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests {
     use super::*;
 

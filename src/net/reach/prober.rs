@@ -284,3 +284,6 @@ impl<C: Dial> Prober<C> {
         self.first.get_or_insert(now);
     }
 }
+
+#[cfg(test)]
+mod model;

@@ -1,0 +1,313 @@
+//! The prober through outages of up to ten minutes, under a paused clock, over a network that fails in every way it knows.
+//!
+//! Owns a [`Dial`] that writes down each attempt and answers by what the outage is like. Held against the prober: its gaps do not grow with
+//! the outage, it asks an absent server fewer than four times a second, keeps few attempts under way, and has the first
+//! connection within one gap of the recovery, whenever that comes.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Haste, Prober, RENEW_ESTABLISHED, STAGGER, SYNS, Sighting};
+use crate::{
+    Error, ErrorKind, Phase,
+    config::BreakerPolicy,
+    models::try_all,
+    net::{
+        address::Address,
+        link::{
+            LinkState, Pace,
+            handshake::{Introduction, Peer},
+            job::{Job, Origin},
+            mailbox::{Rejected, Retire},
+        },
+        reach::connect::{Attempt, Dial, Stage, Wire},
+    },
+};
+
+/// The way to a server that answers, and back.
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(950);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What an outage looks like to those who dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outage {
+    /// Packets vanish; a SYN sent into it is never answered, not even after it.
+    BlackHole,
+    /// The kernel accepts, the process is frozen; it answers what waits as soon as it thaws.
+    Frozen,
+    /// The same, and the path forgets the connection meanwhile.
+    Forgotten,
+    /// A reset.
+    Refused,
+}
+
+#[derive(Clone)]
+struct Network {
+    outage: Outage,
+    heals: Instant,
+    dials: Arc<Mutex<Vec<(Instant, Address)>>>,
+    out: Arc<AtomicUsize>,
+    most_out: Arc<AtomicUsize>,
+}
+
+/// Counts an attempt for as long as it is under way.
+struct Out(Arc<AtomicUsize>);
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that nobody will use.
+#[derive(Clone)]
+struct Connection(Address);
+
+impl Wire for Connection {
+    fn origin(&self) -> &Arc<Origin> {
+        unreachable!("nobody asks")
+    }
+
+    fn address(&self) -> &Address {
+        &self.0
+    }
+
+    fn submit(&self, _: Arc<Job>) -> Result<(), Rejected> {
+        unreachable!("nobody calls")
+    }
+
+    fn watch(&self) -> watch::Receiver<LinkState> {
+        unreachable!("nobody watches")
+    }
+
+    fn is_silent(&self) -> bool {
+        false
+    }
+
+    fn retire(&self, _: Retire) {}
+}
+
+impl Dial for Network {
+    type Wire = Connection;
+
+    fn connect(
+        &self,
+        attempt: Attempt,
+    ) -> impl Future<Output = Result<Connection, Error>> + Send + 'static {
+        let network = self.clone();
+        async move {
+            let (now, address) = (Instant::now(), attempt.address.clone());
+            network.dials.lock().expect("sound").push((now, address));
+            let out = network.out.fetch_add(1, Ordering::Relaxed) + 1;
+            network.most_out.fetch_max(out, Ordering::Relaxed);
+            let _out = Out(network.out.clone());
+            if now < network.heals {
+                network.fail(&attempt, now).await?;
+            }
+            sleep(ROUND_TRIP).await;
+            Ok(Connection(attempt.address))
+        }
+    }
+}
+
+impl Network {
+    /// Comes back if the attempt, though made during the outage, is answered after it.
+    async fn fail(&self, attempt: &Attempt, now: Instant) -> Result<(), Error> {
+        match self.outage {
+            Outage::BlackHole => sleep(CONNECT_TIMEOUT).await,
+            Outage::Refused => sleep(ROUND_TRIP).await,
+            Outage::Frozen | Outage::Forgotten => {
+                attempt.stage.established();
+                let limit = now + HANDSHAKE_LIMIT;
+                if self.outage == Outage::Frozen && self.heals < limit {
+                    sleep_until(self.heals).await;
+                    return Ok(());
+                }
+                sleep_until(limit).await;
+            }
+        }
+        Err(Error::new(
+            ErrorKind::ConnectionLost,
+            Phase::Connect,
+            "away",
+        ))
+    }
+}
+
+fn template() -> Attempt {
+    let second = Duration::from_secs(1);
+    Attempt {
+        address: address(0),
+        introduction: Arc::new(Introduction {
+            resp3: false,
+            username: None,
+            password: None,
+            db: 0,
+            name: None,
+            peer: Peer::Server,
+        }),
+        connect_timeout: CONNECT_TIMEOUT,
+        handshake_limit: HANDSHAKE_LIMIT,
+        pace: Arc::new(Pace::new("test".into(), 1, second / 10, second)),
+        runtime: Handle::current(),
+        stage: Arc::new(Stage::default()),
+    }
+}
+
+fn address(last: u8) -> Address {
+    Address::Tcp(([10, 0, 0, last], 6379).into())
+}
+
+/// What one outage came to.
+struct Told {
+    dials: Vec<(Instant, Address)>,
+    most_out: usize,
+    /// From the recovery to the first connection.
+    recovery: Duration,
+}
+
+/// Probes `places` addresses through one outage.
+async fn endure(outage: Outage, lasts: Duration, places: u8, policy: &BreakerPolicy) -> Told {
+    let heals = Instant::now() + lasts;
+    let network = Network {
+        outage,
+        heals,
+        dials: Arc::default(),
+        out: Arc::default(),
+        most_out: Arc::default(),
+    };
+    let mut prober = Prober::new(network.clone(), template(), policy);
+    let targets = (0..places).map(address).collect();
+    prober.aim(targets, Haste::Urgent, Instant::now());
+    while matches!(prober.next().await, Sighting::Failed { .. }) {}
+    let recovery = Instant::now().saturating_duration_since(heals);
+    let dials = network.dials.lock().expect("sound").clone();
+    Told {
+        dials,
+        most_out: network.most_out.load(Ordering::Relaxed),
+        recovery,
+    }
+}
+
+fn outage() -> impl Strategy<Value = (Outage, Duration)> {
+    let kind = prop_oneof![
+        2 => Just(Outage::BlackHole),
+        2 => Just(Outage::Refused),
+        1 => Just(Outage::Frozen),
+        1 => Just(Outage::Forgotten),
+    ];
+    let lasts =
+        prop_oneof![0..2_000_u64, 0..60_000_u64, 0..600_000_u64].prop_map(Duration::from_millis);
+    (kind, lasts)
+}
+
+fn under_paused_time<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+/// The longest gap that a round of `places` addresses may leave, by the policy: the cap with its jitter, and the stagger within.
+fn longest_gap(policy: &BreakerPolicy) -> Duration {
+    (policy.longest_probe_gap() * (100 + policy.probe_jitter_percent()) / 100).max(STAGGER)
+}
+
+#[test]
+fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was() {
+    try_all(200, (outage(), 1..=3_u8), |((outage, lasts), places)| {
+        let policy = BreakerPolicy::default();
+        let told = under_paused_time(endure(outage, lasts, places, &policy));
+        // Timers go off at the millisecond after.
+        let grain = Duration::from_millis(2);
+        let gap = longest_gap(&policy) + grain;
+        let gaps = told.dials.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        let waits = matches!(outage, Outage::Frozen | Outage::Forgotten);
+        // What a frozen server has accepted is not dialled again before it is renewed.
+        let longest = if waits { RENEW_ESTABLISHED + gap } else { gap };
+        let worst = gaps.max().unwrap_or_default();
+        assert!(worst <= longest, "a gap of {worst:?}, at most {longest:?}");
+
+        let promised = ROUND_TRIP
+            + match outage {
+                Outage::Frozen => grain,
+                Outage::Forgotten => RENEW_ESTABLISHED + gap,
+                // Any address will do: the next that is dialled.
+                Outage::BlackHole | Outage::Refused => gap,
+            };
+        assert!(
+            told.recovery <= promised,
+            "{:?}, promised {promised:?}",
+            told.recovery
+        );
+    });
+}
+
+#[test]
+fn an_absent_server_is_asked_gently_by_few_attempts_at_once() {
+    try_all(100, (outage(), 1..=3_u8), |((outage, lasts), places)| {
+        let policy = BreakerPolicy::default();
+        let told = under_paused_time(endure(outage, lasts, places, &policy));
+        let each = usize::from(places)
+            * if matches!(outage, Outage::Frozen | Outage::Forgotten) {
+                1
+            } else {
+                SYNS
+            };
+        assert!(told.most_out <= each, "{} under way", told.most_out);
+        for place in 0..places {
+            let dials = told
+                .dials
+                .iter()
+                .filter(|(_, to)| *to == address(place))
+                .count();
+            // 3.7 a second in the mean; the first few gaps are shorter, and chance has its share of the square root.
+            let most = lasts.as_secs_f64() * 3.7 + 6.0 + lasts.as_secs_f64().sqrt() * 2.0;
+            assert!(dials as f64 <= most, "{dials} dials in {lasts:?}");
+        }
+    });
+}
+
+#[test]
+fn whatever_gaps_are_configured_hold_from_the_first_minute_to_the_tenth() {
+    let gaps = (10..5_000_u64, 0..20_000_u64).prop_map(|(first, more)| (first, first + more));
+    try_all(100, (outage(), gaps), |((outage, lasts), (first, cap))| {
+        let (first, cap) = (Duration::from_millis(first), Duration::from_millis(cap));
+        let policy = BreakerPolicy::default().probe_gap(first, cap);
+        assert_eq!(policy.faults(), Vec::<String>::new());
+        let told = under_paused_time(endure(outage, lasts, 1, &policy));
+        let (grain, longest) = (Duration::from_millis(2), cap * 3 / 2);
+        let waits = if outage == Outage::Forgotten {
+            RENEW_ESTABLISHED
+        } else {
+            Duration::ZERO
+        };
+        let promised = waits + longest + ROUND_TRIP + grain;
+        assert!(
+            told.recovery <= promised,
+            "{:?}, promised {promised:?}",
+            told.recovery
+        );
+        let least = first / 2;
+        let gaps: Vec<_> = told
+            .dials
+            .windows(2)
+            .map(|pair| pair[1].0 - pair[0].0)
+            .collect();
+        assert!(gaps.iter().all(|gap| *gap >= least), "{gaps:?}");
+    });
+}
