@@ -228,9 +228,15 @@ fn prometheus_hears_of_every_metric() {
     let output = run("prometheus", &[]);
     let scrape = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    // The example dials an address: there is no name that could have addresses, or an answer that could age.
-    let of_a_name = [names::DNS_ADDRESSES, names::DNS_ANSWER_AGE];
-    for (name, kind, _, _) in names::ALL.iter().filter(|all| !of_a_name.contains(&all.0)) {
+    // The example dials an address: there is no name that could have addresses, no answer that could age, no Sentinel.
+    let of_others = [
+        names::DNS_ADDRESSES,
+        names::DNS_ANSWER_AGE,
+        names::SENTINEL_ANSWERS,
+        names::SENTINEL_REACHABLE,
+        names::PRIMARY_CHANGES,
+    ];
+    for (name, kind, _, _) in names::ALL.iter().filter(|all| !of_others.contains(&all.0)) {
         let line = format!("# TYPE {} {kind}\n", name.replace('.', "_"));
         assert!(scrape.contains(&line), "{line}{scrape}");
     }
