@@ -2,7 +2,7 @@
 //!
 //! Owns the whole set. Promises, when [`Builder::start`] returns, replicas in step with the primary and Sentinels that
 //! know every replica and each other; what a member announces is what its proxy carries, if it has one. Leaves judging
-//! to the tests above. Fails with a [`LabError`](crate::LabError); a missing server is a failure where `CI` or
+//! to the tests above. Fails with a [`LabError`]; a missing server is a failure where `CI` or
 //! `REQUIRE_SERVERS` is set. Next: [`Member`]; [`Promotion`] and [`Monitor`] for the truth about a failover,
 //! [`Recorder`] for what Sentinels say of it, [`FakeSentinel`] for what real ones cannot be made to do.
 
