@@ -181,7 +181,7 @@ impl Machine {
             return cap;
         }
         let admitted = cap as u128 * share / 10_000;
-        usize::try_from(admitted).unwrap_or(cap).clamp(1, cap)
+        usize::try_from(admitted).unwrap_or(cap).max(1).min(cap)
     }
 
     /// Whether admission still grows.
