@@ -13,7 +13,7 @@ use super::{Answer, Resolution};
 /// |---|---|---|
 /// | `min_refresh` | 5 s | 1 s to 1 h |
 /// | `max_refresh` | 30 s | 1 s to 1 h, not below `min_refresh` |
-/// | `urgent_every` | 500 ms | 100 ms to 30 s |
+/// | `urgent_every` | 500 ms | 100 ms to 30 s, not above `max_refresh` |
 /// | `lookup_timeout` | 2.2 s | 100 ms to 30 s |
 /// | `rotation_memory` | 10 min | 1 min to 24 h |
 /// | `families` | both | |
@@ -102,7 +102,8 @@ impl DnsPolicy {
         self
     }
 
-    /// How often a lookup starts while a link is down. Default 500 ms; legal from 100 ms to 30 s.
+    /// How often a lookup starts while a link is down. Default 500 ms; legal from 100 ms to 30 s, and at most
+    /// [`max_refresh`](Self::max_refresh).
     ///
     /// A nominal figure: a lookup starts 2 % early, so that a change is *found* within it. An unanswered lookup does not hold back
     /// the next. Lower, and a fleet that lost its Redis loads the name servers; higher, and a move is followed later.
@@ -151,6 +152,12 @@ impl DnsPolicy {
         check("urgent_every", self.urgent_every, LOOKUP_LEGAL);
         check("lookup_timeout", self.lookup_timeout, LOOKUP_LEGAL);
         check("rotation_memory", self.rotation_memory, ROTATION_LEGAL);
+        if self.urgent_every > self.max_refresh {
+            faults.push(format!(
+                "dns.urgent_every is {:?}, legal is at most dns.max_refresh, which is {:?}",
+                self.urgent_every, self.max_refresh
+            ));
+        }
         if self.min_refresh > self.max_refresh {
             faults.push(format!(
                 "dns.min_refresh is {:?}, legal is at most dns.max_refresh, which is {:?}",
