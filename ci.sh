@@ -128,6 +128,7 @@ operations=1000000
 if [ "$mode" = full ]; then operations=10000000; fi
 tests "unit tests" limited 900 env HOLDFAST_OPERATIONS=$operations cargo test --workspace --all-features --lib --bins --locked -- --show-output
 check "mutants are caught" mutants
+tests "loom" limited 600 scripts/loom.sh
 tests "doc tests" limited 900 cargo test --workspace --all-features --doc --locked
 limit=2700
 if [ "$mode" = full ]; then limit=14400; fi

@@ -97,6 +97,7 @@ mod own;
 #[cfg(any(test, doctest))]
 mod readme;
 mod request;
+mod sync;
 mod task;
 pub mod telemetry;
 mod topology;

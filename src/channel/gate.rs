@@ -6,13 +6,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     task::Waker,
 };
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::{Error, net::link::LinkId};
+use crate::{Error, net::link::LinkId, sync::Mutex};
 
 /// Where calls may go right now.
 #[derive(Debug)]
@@ -106,6 +106,8 @@ impl<W> Cell<W> {
     }
 }
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,10 +9,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -24,6 +21,7 @@ use crate::{
     Config, Error, ErrorKind, Phase, Reply, Request,
     config::defaults,
     own::{Hold, Own},
+    sync::{AtomicBool, AtomicU64},
     telemetry::{metrics::Metrics, series::Gauge},
 };
 
@@ -114,6 +112,22 @@ struct Budget {
 /// Bytes take the low bits (1 TiB), calls those above (16 million).
 const CALL: u64 = 1 << 40;
 
+impl Budget {
+    fn new(caps: &Caps) -> Self {
+        let refusal = |detail: &'static str| {
+            Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(&caps.endpoint)
+        };
+        Self {
+            max_calls: caps.calls as u64,
+            max_bytes: caps.bytes as u64,
+            held: AtomicU64::new(0),
+            has_large: AtomicBool::new(false),
+            too_many: refusal("as many calls as max_in_flight allows are in flight"),
+            too_large: refusal("as many bytes as max_buffered_bytes allows are held"),
+        }
+    }
+}
+
 impl Gauge for Budget {
     fn level(&self) -> i64 {
         i64::try_from(self.held.load(Ordering::Relaxed) / CALL).unwrap_or(i64::MAX)
@@ -129,17 +143,7 @@ struct Permit {
 
 impl<S> Limit<S> {
     pub(crate) fn new(inner: S, caps: &Caps, metrics: &Metrics) -> Self {
-        let refusal = |detail: &'static str| {
-            Error::new(ErrorKind::Overloaded, Phase::Queue, detail).at(&caps.endpoint)
-        };
-        let budget = Own::new(Budget {
-            max_calls: caps.calls as u64,
-            max_bytes: caps.bytes as u64,
-            held: AtomicU64::new(0),
-            has_large: AtomicBool::new(false),
-            too_many: refusal("as many calls as max_in_flight allows are in flight"),
-            too_large: refusal("as many bytes as max_buffered_bytes allows are held"),
-        });
+        let budget = Own::new(Budget::new(caps));
         metrics.watch_in_flight(&budget);
         Self { inner, budget }
     }
@@ -184,7 +188,8 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.budget.held.fetch_sub(self.share, Ordering::Relaxed);
         if self.has_seat {
-            self.budget.has_large.store(false, Ordering::Relaxed);
+            // No plain store: exchanges follow one another, and loom knows that of them alone.
+            self.budget.has_large.swap(false, Ordering::Relaxed);
         }
     }
 }
@@ -266,6 +271,8 @@ impl<F> fmt::Debug for LimitFuture<F> {
     }
 }
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -19,6 +19,7 @@ use super::{LinkId, handshake::Greeting};
 use crate::{
     Error, Request,
     request::{Expected, Shape, Values, commands::Effect},
+    sync::{Mutex, MutexGuard},
 };
 
 /// What became of a job.
@@ -268,6 +269,8 @@ impl Drop for Ticket {
     }
 }
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,12 +6,15 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::Waker,
 };
 
 use super::job::Job;
-use crate::Error;
+use crate::{
+    Error,
+    sync::{Mutex, MutexGuard},
+};
 
 /// How a link is sent into retirement. Each order closes the mailbox; a later order replaces a gentler one.
 #[derive(Clone, Debug)]
@@ -138,6 +141,8 @@ pub(crate) struct Taken {
     pub(crate) left: usize,
 }
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(test)]
 mod tests {
     use super::*;
