@@ -54,6 +54,15 @@ sum() {
   grep -E '^test result: ' "$2" | grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }'
 }
 
+# Where each failed test panicked and with which words, again at the end: a long log is seldom read whole.
+why() {
+  awk '/^test .* \.\.\. FAILED$/ { failed[$2] = 1 }
+    pass == 2 && told > 0 { print "   " $0; told-- }
+    pass == 2 && match($0, /^thread \x27[^\x27]+\x27/) && / panicked at / {
+      if (substr($0, 9, RLENGTH - 9) in failed) { print; told = 2 }
+    }' "$1" pass=2 "$1"
+}
+
 limited() {
   if command -v timeout >/dev/null 2>&1; then timeout --kill-after=30 "$@"; else shift; "$@"; fi
 }
@@ -143,6 +152,7 @@ fi
 say "figures"
 grep -oE 'FIGURE .*' "$log" | sort -u
 if [ "$mode" = full ]; then proof; fi
+if [ "$failed" -gt 0 ]; then say "failures"; why "$log"; fi
 echo "took $((SECONDS - start)) s"
 for one in ${troubles[@]+"${troubles[@]}"}; do echo "!! $one"; done
 line="$passed passed, $failed failed"
