@@ -95,9 +95,9 @@ for package in json.load(sys.stdin)["packages"]:
   done
 }
 
-# A test of cancellation that a broken link passes would prove nothing.
-mutants() {
-  limited 600 scripts/mutants.sh 2>&1 | tee -a "$log"
+# told COMMAND...: its figures go where the tests' own go.
+told() {
+  limited 600 "$@" 2>&1 | tee -a "$log"
   return "${PIPESTATUS[0]}"
 }
 
@@ -136,8 +136,11 @@ fi
 operations=1000000
 if [ "$mode" = full ]; then operations=10000000; fi
 tests "unit tests" limited 900 env HOLDFAST_OPERATIONS=$operations cargo test --workspace --all-features --lib --bins --locked -- --show-output
-check "mutants are caught" mutants
+# A test of cancellation that a broken link passes would prove nothing.
+check "mutants are caught" told scripts/mutants.sh
 tests "loom" limited 600 scripts/loom.sh
+check "instructions" told scripts/instructions.sh test
+if [ "$mode" = full ]; then check "instructions, optimised" told scripts/instructions.sh bench; fi
 tests "doc tests" limited 900 cargo test --workspace --all-features --doc --locked
 limit=2700
 if [ "$mode" = full ]; then limit=14400; fi

@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
-models=$(cargo rustc -q -p redis-holdfast --lib --profile test --locked --message-format=json -- --cfg loom |
+models=$(cargo rustc -q -p redis-holdfast --all-features --lib --profile test --locked --message-format=json -- --cfg loom |
   python3 -c '
 import json, sys
 for line in sys.stdin:

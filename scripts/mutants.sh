@@ -13,7 +13,7 @@ trap 'rm -f "$said"' EXIT
 
 # The test binary of the crate with a mutant in it.
 binary() {
-  cargo rustc -q -p redis-holdfast --lib --profile test --locked --message-format=json -- \
+  cargo rustc -q -p redis-holdfast --all-features --lib --profile test --locked --message-format=json -- \
     --cfg holdfast_mutant --cfg "holdfast_mutant=\"$1\"" |
     python3 -c '
 import json, sys

@@ -4,7 +4,7 @@
 //! wrong hands ends the test; the clock is paused, so that a peer's silence costs nothing. Leaves real sockets and servers to
 //! `tests/wrong_replies.rs`. Three mutants of the link (`--cfg holdfast_mutant="…"`, `scripts/mutants.sh`) show that it can fail.
 
-mod peer;
+pub(crate) mod peer;
 
 use std::{
     future::{Future, poll_fn},

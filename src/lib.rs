@@ -89,6 +89,8 @@ mod config;
 pub mod deadline;
 mod error;
 mod health;
+#[cfg(test)]
+mod instructions;
 pub mod layer;
 #[cfg(test)]
 mod models;

@@ -34,7 +34,7 @@ pub(super) fn of_key(key: &[u8]) -> String {
 
 /// What the connections of the server share.
 #[derive(Debug)]
-pub(super) struct World {
+pub(crate) struct World {
     with_pushes: bool,
     behaves: AtomicBool,
     hushed: watch::Sender<bool>,
@@ -47,7 +47,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(with_pushes: bool) -> Self {
+    pub(crate) fn new(with_pushes: bool) -> Self {
         Self {
             with_pushes,
             behaves: AtomicBool::new(false),
@@ -83,7 +83,7 @@ impl World {
     }
 
     /// No cuts, slices and delays any more.
-    pub(super) fn behave(&self) {
+    pub(crate) fn behave(&self) {
         self.behaves.store(true, Relaxed);
     }
 
@@ -103,10 +103,10 @@ impl World {
 
 /// Connects to a [`World`].
 #[derive(Clone)]
-pub(super) struct Pipes(Arc<World>);
+pub(crate) struct Pipes(Arc<World>);
 
 impl Pipes {
-    pub(super) fn to(world: &Arc<World>) -> Self {
+    pub(crate) fn to(world: &Arc<World>) -> Self {
         Self(world.clone())
     }
 }
@@ -122,7 +122,9 @@ impl Dial for Pipes {
     ) -> impl Future<Output = Result<Link, Error>> + Send + 'static {
         let world = self.0.clone();
         async move {
-            let (near, far) = duplex(1 << fastrand::u32(4..=16));
+            let behaves = world.behaves.load(Relaxed);
+            let size = if behaves { 16 } else { fastrand::u32(4..=16) };
+            let (near, far) = duplex(1 << size);
             let id = world.connections.fetch_add(1, Relaxed);
             let peer = Peer {
                 id,
