@@ -6,7 +6,11 @@
 //! Leaves hearing and acting to [`follow`](super::follow). Pure: time is an argument. Cannot fail.
 //! Recorded failovers in `tests/fixtures/sentinel` are its specification, besides the tests at the bottom.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -21,6 +25,9 @@ use super::{
 const UNANSWERED: Duration = Duration::from_secs(1);
 /// A primary that was away for so long may be left for one of an older epoch: longer than Sentinels take to agree on a promotion.
 const LOST: Duration = Duration::from_secs(3);
+
+/// Replicas that are asked. More of them are known.
+const MOST_REPLICAS: usize = 8;
 
 /// Why the Sentinels are no help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +58,20 @@ pub(super) enum Why {
     Promotion,
 }
 
+/// What a replica says of itself, and whether it said before that it is one.
+struct Seen {
+    claim: Claim,
+    was_replica: bool,
+}
+
 pub(super) struct Belief {
     early: bool,
     seats: BTreeMap<PeerId, Seat>,
     known: usize,
     failover: Failover,
     followed: Option<Followed>,
-    claim: Option<(Spot, Claim)>,
+    /// What replicas said of themselves in this failover.
+    claims: BTreeMap<Spot, Seen>,
     lineage: Option<String>,
     own_link_down: bool,
     down_since: Option<Instant>,
@@ -77,7 +91,7 @@ impl Belief {
             known: known.max(1),
             failover: Failover::default(),
             followed: None,
-            claim: None,
+            claims: BTreeMap::new(),
             lineage: None,
             own_link_down: false,
             down_since: None,
@@ -120,9 +134,14 @@ impl Belief {
         };
         match &mut word {
             Word::Says(view) => {
-                // Its id is asked for now and then only.
-                if let (None, Word::Says(last)) = (&view.id, &seat.word) {
-                    view.id.clone_from(&last.id);
+                // Its id and its replicas are asked for now and then only.
+                if let Word::Says(last) = &seat.word {
+                    if view.id.is_none() {
+                        view.id.clone_from(&last.id);
+                    }
+                    if view.replicas.is_none() && view.primary == last.primary {
+                        view.replicas.clone_from(&last.replicas);
+                    }
                 }
                 if view.primary.as_ref() == self.followed.as_ref().map(|at| &at.spot) {
                     self.failover.on_view(peer, view, now);
@@ -144,9 +163,12 @@ impl Belief {
         }
     }
 
-    /// The candidate at `spot` says what it is.
+    /// The replica at `spot` says what it is.
     pub(super) fn on_claim(&mut self, spot: &Spot, claim: Claim) {
-        self.claim = Some((spot.clone(), claim));
+        let before = self.claims.get(spot);
+        let was_replica = before.is_some_and(|seen| seen.was_replica || !seen.claim.is_primary);
+        self.claims
+            .insert(spot.clone(), Seen { claim, was_replica });
     }
 
     /// What our own links say of the primary that is followed.
@@ -178,11 +200,32 @@ impl Belief {
         self.failover.is_doubted()
     }
 
-    /// The replica to ask for its role: a Sentinel has named it.
-    pub(super) fn candidate(&mut self, now: Instant) -> Option<Spot> {
-        let followed = self.followed.as_ref()?;
-        let named = self.failover.candidate(now).filter(|_| self.early);
-        named.filter(|spot| *spot != followed.spot)
+    /// The replicas to ask for their role: the one that a Sentinel has named, or all of them while none is named, the primary is held
+    /// down, and our own link to it is down as well.
+    pub(super) fn candidates(&mut self, now: Instant) -> Vec<Spot> {
+        let named = self.failover.candidate(now);
+        let Some(followed) = self.followed.as_ref().filter(|_| self.early) else {
+            return Vec::new();
+        };
+        let mut asked = match named {
+            Some(spot) => vec![spot],
+            None if self.own_link_down && self.failover.is_unled() => {
+                self.replicas_of(&followed.spot)
+            }
+            None => Vec::new(),
+        };
+        asked.retain(|spot| *spot != followed.spot);
+        asked
+    }
+
+    /// Those that any Sentinel knows as replicas of this primary.
+    fn replicas_of(&self, primary: &Spot) -> Vec<Spot> {
+        let views = self.seats.values().filter_map(view);
+        let of_it = views.filter(|view| view.primary.as_ref() == Some(primary));
+        let known: BTreeSet<&Spot> = of_it
+            .flat_map(|view| view.replicas.iter().flatten())
+            .collect();
+        known.into_iter().take(MOST_REPLICAS).cloned().collect()
     }
 
     /// Sentinels that answer.
@@ -200,7 +243,8 @@ impl Belief {
                 .map(|since| now.saturating_duration_since(since));
             followed.lost = down.is_some_and(|down| down >= LOST);
         }
-        if let Some(turn) = self.promoted(now) {
+        self.forget_claims(now);
+        if let Some(turn) = self.promoted() {
             return Some(self.follow(turn, now));
         }
         let seats = self.seats.values();
@@ -247,14 +291,24 @@ impl Belief {
         age.is_some_and(|age| age < LOST)
     }
 
-    fn promoted(&mut self, now: Instant) -> Option<Turn> {
-        let candidate = self.candidate(now)?;
-        let (spot, claim) = self.claim.as_ref().filter(|(spot, _)| *spot == candidate)?;
+    /// What was said in a failover that is over says nothing in the next one.
+    fn forget_claims(&mut self, now: Instant) {
+        let asked = self.candidates(now);
+        self.claims.retain(|spot, _| asked.contains(spot));
+    }
+
+    fn promoted(&self) -> Option<Turn> {
         let lineage = self.lineage.as_deref();
-        let agreed = self
-            .failover
-            .may_serve(self.known, self.own_link_down, claim, lineage);
-        agreed.then(|| Turn {
+        let (known, down) = (self.known, self.own_link_down);
+        let named = self.failover.named().and_then(|spot| {
+            let seen = self.claims.get(spot)?;
+            let agreed = self.failover.may_serve(known, down, &seen.claim, lineage);
+            agreed.then_some(spot)
+        });
+        let claims = self.claims.iter();
+        let claims = claims.map(|(spot, seen)| (spot, &seen.claim, seen.was_replica));
+        let spot = named.or_else(|| self.failover.unnamed(known, down, claims, lineage))?;
+        Some(Turn {
             spot: spot.clone(),
             // What the Sentinels will say once they agree is later than what they said before.
             epoch: self.followed.as_ref().map_or(0, |at| at.epoch) + 1,
@@ -295,7 +349,7 @@ impl Belief {
             lost: false,
         });
         self.failover = Failover::default();
-        self.claim = None;
+        self.claims.clear();
         self.lineage = None;
         self.own_link_down = false;
         self.down_since = None;
@@ -401,6 +455,120 @@ mod tests {
         assert_eq!(belief.decide(now + LOST - Duration::from_millis(1)), None);
         let turn = belief.decide(now + LOST).expect("believed");
         assert_eq!((turn.spot, turn.epoch, turn.why), (spot(2), 0, Why::Vote));
+    }
+
+    /// What `port` says of itself: its role, and whose data it has.
+    fn claim(belief: &mut Belief, port: u16, is_primary: bool, parent: &str) {
+        let parent = Some(parent.to_owned());
+        belief.on_claim(&spot(port), Claim { is_primary, parent });
+    }
+
+    /// A failover whose leader nobody hears: two of three hold port 1 down, and so do we. Ports 2 and 3 have said that they are replicas.
+    fn unled(now: Instant, early: bool) -> Belief {
+        let mut belief = Belief::new(3, early);
+        for peer in 0..3 {
+            belief.meet(peer, true);
+            let Word::Says(view) = says(1, 3) else {
+                return belief;
+            };
+            let replicas = Some(vec![spot(1), spot(2), spot(3)]);
+            belief.on_word(peer, Word::Says(View { replicas, ..view }), now);
+        }
+        belief.decide(now).expect("found");
+        let works = Testimony {
+            lineage: Some("ours".to_owned()),
+            ..testimony(false)
+        };
+        belief.on_testimony(&works, now);
+        belief.on_word(0, Word::Silent, now);
+        for peer in [1, 2] {
+            let down = Told {
+                of: Some(spot(1)),
+                event: Event::Down(true),
+            };
+            belief.on_told(peer, &down, now);
+        }
+        assert!(belief.candidates(now).is_empty(), "our own link works");
+        belief.on_testimony(&testimony(true), now);
+        if early {
+            assert_eq!(belief.candidates(now), [spot(2), spot(3)]);
+            claim(&mut belief, 2, false, "");
+            claim(&mut belief, 3, false, "");
+        }
+        assert_eq!(belief.decide(now), None);
+        belief
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_turned_primary_is_followed_though_its_leader_is_silent() {
+        let now = Instant::now();
+        let mut belief = unled(now, true);
+        claim(&mut belief, 2, true, "ours");
+        let turn = belief.decide(now).expect("promoted");
+        assert_eq!((turn.spot, turn.why), (spot(2), Why::Promotion));
+        assert!(belief.candidates(now).is_empty(), "it is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_guessed_on_less_than_all_four() {
+        let now = Instant::now();
+        let event = |event| Told {
+            of: Some(spot(1)),
+            event,
+        };
+        type Change = fn(&mut Belief, Instant, &dyn Fn(Event) -> Told);
+        let changes: [(&str, Change); 7] = [
+            ("other data", |belief, _, _| {
+                claim(belief, 2, true, "theirs")
+            }),
+            ("two of them", |belief, _, _| {
+                claim(belief, 2, true, "ours");
+                claim(belief, 3, true, "ours");
+            }),
+            ("never seen as a replica", |belief, now, _| {
+                belief.claims.clear();
+                claim(belief, 2, true, "ours");
+                belief.decide(now);
+                claim(belief, 2, true, "ours");
+            }),
+            ("not a majority", |belief, now, event| {
+                belief.on_told(2, &event(Event::Down(false)), now);
+                claim(belief, 2, true, "ours");
+            }),
+            ("our link works", |belief, now, _| {
+                belief.on_testimony(&testimony(false), now);
+                claim(belief, 2, true, "ours");
+            }),
+            ("a leader was heard to give up", |belief, now, event| {
+                belief.on_told(1, &event(Event::Named(spot(2))), now);
+                belief.on_told(1, &event(Event::Aborted), now);
+                claim(belief, 2, true, "ours");
+            }),
+            ("another one was named", |belief, now, event| {
+                belief.on_told(1, &event(Event::Named(spot(3))), now);
+                claim(belief, 2, true, "ours");
+            }),
+        ];
+        for (what, change) in changes {
+            let mut belief = unled(now, true);
+            change(&mut belief, now, &event);
+            assert_eq!(belief.decide(now), None, "{what}");
+        }
+        let mut slow = unled(now, false);
+        assert!(slow.candidates(now).is_empty(), "it was switched off");
+        claim(&mut slow, 2, true, "ours");
+        assert_eq!(slow.decide(now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_said_in_one_failover_says_nothing_in_the_next() {
+        let now = Instant::now();
+        let mut belief = unled(now, true);
+        belief.on_testimony(&testimony(false), now);
+        belief.decide(now);
+        belief.on_testimony(&testimony(true), now);
+        claim(&mut belief, 2, true, "ours");
+        assert_eq!(belief.decide(now), None, "it has to be seen turning");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The replica that a Sentinel has named: asked for its role until it is a primary.
+//! A replica that may be promoted: asked for its role until it is a primary.
 //!
 //! Owns the task of that one connection. Promises: a question each 50 ms, one at a time; nothing but `INFO replication` is ever sent.
 //! Leaves the connection to [`asker`](super::asker), what follows to [`failover`](super::failover). Fails as data.
@@ -37,7 +37,7 @@ pub(super) async fn run(
     reports: mpsc::Sender<(PeerId, Report)>,
     plan: Arc<Plan>,
 ) {
-    let mut asker = Asker::new(spot, found, plan.introduction(Peer::Server), &plan);
+    let mut asker = Asker::new(spot.clone(), found, plan.introduction(Peer::Server), &plan);
     asker.set_gaps(GAPS.0, GAPS.1);
     let mut ticks = interval(ASK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,7 +50,7 @@ pub(super) async fn run(
                 }
                 Heard::Answer(values) => {
                     let Some(claim) = values.first().and_then(claim) else { continue };
-                    if reports.send((id, Report::Claims(claim))).await.is_err() {
+                    if reports.send((id, Report::Claims(spot.clone(), claim))).await.is_err() {
                         return;
                     }
                 }

@@ -6,6 +6,8 @@
 //! or demoted; the candidate itself says it is a primary, with a replication id that comes from the old one's. In a failover that
 //! somebody has ordered nobody is down: there the word of the Sentinel that leads it stands for the second and third, for what is
 //! still written to the old primary is lost.
+//! Where the Sentinel that leads is silent to us nobody names the candidate: then every replica is asked, and that we saw it turn from
+//! a replica into a primary in this failover, alone of all of them, stands for the first. A leader that was heard to give up is not guessed after.
 //! Leaves asking to [`candidate`](super::candidate). Pure: time is an argument. Cannot fail.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -28,11 +30,20 @@ pub(crate) struct Claim {
     pub(crate) parent: Option<String>,
 }
 
+impl Claim {
+    /// Whether it is a primary whose data come from the server of `lineage`, as far as that is known.
+    fn descends_from(&self, lineage: Option<&str>) -> bool {
+        self.is_primary && lineage.is_some() && self.parent.as_deref() == lineage
+    }
+}
+
 /// What is known of the failover of the followed primary.
 #[derive(Debug, Default)]
 pub(crate) struct Failover {
     held: BTreeMap<PeerId, Held>,
     named: Option<Named>,
+    /// A leader has named a replica and given up since: what became of that one nobody knows.
+    abandoned: bool,
 }
 
 /// What one Sentinel holds of the old primary.
@@ -99,10 +110,17 @@ impl Failover {
             by,
             at,
         });
+        self.abandoned = false;
     }
 
     fn unname(&mut self, peer: PeerId) {
-        self.named.take_if(|named| named.by == peer);
+        let named = self.named.take_if(|named| named.by == peer);
+        self.abandoned |= named.is_some();
+    }
+
+    /// Whether it is worth asking replicas that nobody has named.
+    pub(crate) fn is_unled(&self) -> bool {
+        self.named.is_none() && !self.abandoned && self.is_doubted()
     }
 
     /// Whom to ask for its role.
@@ -110,6 +128,11 @@ impl Failover {
         self.named
             .take_if(|named| now.saturating_duration_since(named.at) > NAMED_FOR);
         self.named.as_ref().map(|named| named.spot.clone())
+    }
+
+    /// Who was named last.
+    pub(crate) fn named(&self) -> Option<&Spot> {
+        self.named.as_ref().map(|named| &named.spot)
     }
 
     /// Whether any Sentinel holds the primary down.
@@ -135,9 +158,26 @@ impl Failover {
         claim: &Claim,
         lineage: Option<&str>,
     ) -> bool {
-        let descends = lineage.is_some() && claim.parent.as_deref() == lineage;
         let fallen = self.is_held_down(known) && own_link_down;
-        self.named.is_some() && (fallen || self.is_ordered()) && claim.is_primary && descends
+        self.named.is_some() && (fallen || self.is_ordered()) && claim.descends_from(lineage)
+    }
+
+    /// The one that may be served from although nobody named it: of all `claims`, each with whether its server was a replica before in
+    /// this failover, exactly one says that it is a primary by now.
+    pub(crate) fn unnamed<'a>(
+        &self,
+        known: usize,
+        own_link_down: bool,
+        claims: impl Iterator<Item = (&'a Spot, &'a Claim, bool)>,
+        lineage: Option<&str>,
+    ) -> Option<&'a Spot> {
+        if !(self.is_unled() && own_link_down && self.is_held_down(known)) {
+            return None;
+        }
+        let mut primaries = claims.filter(|(_, claim, _)| claim.is_primary);
+        let (spot, claim, turned) = primaries.next()?;
+        let alone = primaries.next().is_none();
+        (alone && turned && claim.descends_from(lineage)).then_some(spot)
     }
 
     /// Whether the Sentinel that named the candidate was told to fail over.

@@ -5,7 +5,7 @@
 //! serves. Leaves belief to [`belief`](super::belief), connections to [`table`](super::table) and [`candidate`], links to `channel`.
 //! Fails never: failure is the [`Node::trouble`] of the map.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -39,7 +39,7 @@ const URGENT_EVERY: Duration = Duration::from_millis(250);
 const CENSUS_EVERY: Duration = Duration::from_secs(10);
 /// Reports that wait to be heard.
 const REPORTS: usize = 64;
-/// The candidate's number among those who report.
+/// The replicas' number among those who report.
 const CANDIDATE: PeerId = PeerId::MAX;
 
 pub(super) struct Follow {
@@ -52,7 +52,7 @@ pub(super) struct Follow {
     belief: Belief,
     testimony: Testimony,
     home: Option<Home>,
-    candidate: Option<Candidate>,
+    candidates: BTreeMap<Spot, Candidate>,
     /// Grows with each primary.
     term: u64,
     last_failure: Option<Error>,
@@ -69,9 +69,8 @@ struct Home {
     found: watch::Receiver<Found>,
 }
 
-/// The replica that a Sentinel has named, asked.
+/// A replica that may be promoted, asked.
 struct Candidate {
-    spot: Spot,
     _dns: Follower,
     _task: Owned,
 }
@@ -98,7 +97,7 @@ impl Follow {
             belief,
             testimony: Testimony::default(),
             home: None,
-            candidate: None,
+            candidates: BTreeMap::new(),
             term: 0,
             last_failure: None,
             last_ask: now,
@@ -121,7 +120,7 @@ impl Follow {
             if let Some(turn) = self.belief.decide(now) {
                 self.turn_to(turn);
             }
-            self.watch_candidate(now);
+            self.watch_candidates(now);
             self.publish();
         }
     }
@@ -130,9 +129,9 @@ impl Follow {
 
     fn on_report(&mut self, number: PeerId, report: Report, now: Instant) {
         match report {
-            Report::Claims(claim) => {
-                if let Some(candidate) = self.candidate.as_ref().filter(|_| number == CANDIDATE) {
-                    self.belief.on_claim(&candidate.spot, claim);
+            Report::Claims(spot, claim) => {
+                if self.candidates.contains_key(&spot) {
+                    self.belief.on_claim(&spot, claim);
                 }
             }
             Report::Told(told) => {
@@ -198,7 +197,7 @@ impl Follow {
             self.next_census = now + CENSUS_EVERY;
         }
         let urgent = self.is_urgent();
-        let replicas = urgent || self.belief.is_doubted();
+        let replicas = census || urgent || self.belief.is_doubted();
         self.belief.ask();
         self.table.order(|order| {
             order.round += 1;
@@ -293,23 +292,25 @@ impl Follow {
         self.term += 1;
     }
 
-    /// Sees to it that the replica which is named, and no other, is asked for its role.
-    fn watch_candidate(&mut self, now: Instant) {
-        let named = self.belief.candidate(now);
-        let watched = self.candidate.as_ref().map(|candidate| &candidate.spot);
-        if watched != named.as_ref() {
-            self.candidate = named.map(|spot| self.watch(spot));
+    /// Sees to it that the replicas which may be promoted, and no others, are asked for their roles.
+    fn watch_candidates(&mut self, now: Instant) {
+        let wanted = self.belief.candidates(now);
+        self.candidates.retain(|spot, _| wanted.contains(spot));
+        for spot in wanted {
+            if !self.candidates.contains_key(&spot) {
+                let candidate = self.watch(&spot);
+                self.candidates.insert(spot, candidate);
+            }
         }
     }
 
-    fn watch(&self, spot: Spot) -> Candidate {
+    fn watch(&self, spot: &Spot) -> Candidate {
         let (found, finding) = watch::channel(Found::default());
-        let dns = self.plan.follow(&spot, found);
+        let dns = self.plan.follow(spot, found);
         dns.pace(Pace::Urgent);
         let (reporter, plan) = (self.reporter.clone(), self.plan.clone());
         let task = candidate::run(CANDIDATE, spot.clone(), finding, reporter, plan);
         Candidate {
-            spot,
             _dns: dns,
             _task: spawn_owned(&self.plan.runtime, task),
         }

@@ -34,8 +34,8 @@ pub(super) enum Report {
     Answered(Answer),
     Told(Told),
     Failed(Error),
-    /// The candidate says what it is.
-    Claims(Claim),
+    /// A replica that was asked says what it is.
+    Claims(Spot, Claim),
 }
 
 /// Between attempts at an absent Sentinel while the primary serves, and while it does not: ± 50 %.
@@ -54,7 +54,7 @@ pub(super) async fn run(
     let name = &plan.group.name;
     let everything = Depth {
         census: true,
-        replicas: false,
+        replicas: true,
     };
     // A first discovery is as urgent as any.
     let (mut urgent, mut depth, mut round) = (true, everything, 0);

@@ -46,7 +46,7 @@ impl fmt::Display for Spot {
 pub(crate) struct Depth {
     /// Also who the other Sentinels are, and who is asked.
     pub(crate) census: bool,
-    /// Also the replicas: the one that is being promoted is marked.
+    /// Also the replicas: who they are, and which one is being promoted.
     pub(crate) replicas: bool,
 }
 
@@ -69,6 +69,8 @@ pub(crate) struct View {
     pub(crate) sentinels: Option<Vec<Other>>,
     /// The replica that is being promoted, where replicas were asked for.
     pub(crate) promoting: Option<Spot>,
+    /// The replicas it knows, where asked.
+    pub(crate) replicas: Option<Vec<Spot>>,
 }
 
 /// A Sentinel that another one knows.
@@ -143,7 +145,9 @@ pub(crate) fn answer(values: &[Value], depth: Depth) -> Option<Answer> {
         view.sentinels = values.next().and_then(others);
     }
     if depth.replicas {
-        view.promoting = values.next().and_then(promoting);
+        let rows = values.next();
+        view.promoting = rows.and_then(promoting);
+        view.replicas = rows.and_then(replicas);
     }
     Some(Answer::Says(view))
 }
@@ -180,6 +184,11 @@ fn promoting(value: &Value) -> Option<Spot> {
     rows.filter_map(Fields::of)
         .find(|fields| has_flag(fields.text("flags").unwrap_or_default(), "promoted"))?
         .spot()
+}
+
+fn replicas(value: &Value) -> Option<Vec<Spot>> {
+    let rows = list(value)?.iter().take(MOST_ROWS);
+    Some(rows.filter_map(|row| Fields::of(row)?.spot()).collect())
 }
 
 fn has_flag(flags: &str, wanted: &str) -> bool {
@@ -443,6 +452,8 @@ mod tests {
         let downs: Vec<_> = others.iter().map(|other| other.down).collect();
         assert_eq!(downs, [false, true]);
         assert_eq!(view.promoting, Some(Spot::new("10.0.0.3", 6379)));
+        let replicas = ["10.0.0.2", "10.0.0.3"].map(|host| Spot::new(host, 6379));
+        assert_eq!(view.replicas, Some(replicas.to_vec()));
     }
 
     #[test]
