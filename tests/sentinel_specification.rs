@@ -335,7 +335,7 @@ async fn c10_sentinels_that_are_not_in_the_list_are_learned_and_the_seeds_kept()
     all[0].mood(Mood::Silent);
     all_believe(&all, next.addr(), 1);
     until("they are believed", SECOND * 4, async || {
-        ask(&client).await.is_ok() && next.clients() > 0
+        ask(&client).await.is_ok() && next.clients() > 0 && redis.clients() == 0
     })
     .await;
     // And the other way round: what was learned does not replace the seed.

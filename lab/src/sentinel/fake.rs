@@ -6,6 +6,7 @@
 //! Fails with a [`LabError`] when it cannot bind. Next: [`crate::Embedded`] for the Redis it speaks of.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +33,7 @@ pub struct View {
     pub flags: String,
     /// `config-epoch`.
     pub epoch: u64,
-    /// Its own run id, made from its port where none is given: another one is another generation.
+    /// Its own run id, made from its address where none is given: another one is another generation.
     pub run_id: String,
     /// `quorum`.
     pub quorum: usize,
@@ -120,7 +121,7 @@ impl FakeSentinel {
         let addr = listener.local_addr().map_err(cannot)?;
         let mut view = view;
         if view.run_id.is_empty() {
-            view.run_id = run_id(addr.port());
+            view.run_id = run_id(&addr.ip().to_string(), addr.port());
         }
         let told = Told {
             view,
@@ -437,9 +438,9 @@ fn master(view: &View) -> Reply {
     let (replicas, others) = (view.replicas.len(), view.others.len());
     fields(&[
         ("name", view.name.clone()),
+        ("runid", run_id(&host, port)),
         ("ip", host),
         ("port", port.to_string()),
-        ("runid", run_id(port)),
         ("flags", view.flags.clone()),
         ("role-reported", "master".to_owned()),
         ("config-epoch", view.epoch.to_string()),
@@ -466,13 +467,16 @@ fn other((host, port): &(String, u16)) -> Reply {
         ("name", format!("{host}:{port}")),
         ("ip", host.clone()),
         ("port", port.to_string()),
-        ("runid", run_id(*port)),
+        ("runid", run_id(host, *port)),
         ("flags", "sentinel".to_owned()),
     ])
 }
 
-fn run_id(port: u16) -> String {
-    format!("{port:040x}")
+/// Two servers may have the same port at different addresses.
+fn run_id(host: &str, port: u16) -> String {
+    let mut hasher = DefaultHasher::new();
+    host.hash(&mut hasher);
+    format!("{:016x}{port:024x}", hasher.finish())
 }
 
 fn fields(all: &[(&str, String)]) -> Reply {
