@@ -10,6 +10,21 @@ use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc, time::Durat
 use redis::RedisError;
 
 /// What kind of failure ended a call. A closed set, fit for a metric label; more may be added in a minor release.
+///
+/// ```
+/// use redis_holdfast::{Error, ErrorKind};
+///
+/// /// What an HTTP API answers.
+/// fn status(error: &Error) -> u16 {
+///     match error.kind() {
+///         ErrorKind::Timeout => 504,
+///         ErrorKind::CircuitOpen | ErrorKind::Overloaded => 503,
+///         _ => 500,
+///     }
+/// }
+/// # let _ = status;
+/// assert_eq!(ErrorKind::CircuitOpen.as_str(), "circuit_open");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -62,6 +77,17 @@ impl ErrorKind {
 }
 
 /// Which wait a call was in when it ended.
+///
+/// ```
+/// use redis_holdfast::{Error, Phase};
+///
+/// /// Whether the network was reached at all: where to look first.
+/// fn is_far(error: &Error) -> bool {
+///     !matches!(error.phase(), Phase::Queue | Phase::Discovery | Phase::Dns)
+/// }
+/// # let _ = is_far;
+/// assert_eq!(Phase::Handshake.to_string(), "handshake");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {

@@ -16,6 +16,18 @@ use tracing::info;
 use crate::{Error, ErrorKind, Phase};
 
 /// How well a client can serve.
+///
+/// ```
+/// use redis_holdfast::{Client, HealthState};
+///
+/// let client = Client::builder("redis://cache.internal")?.build()?;
+/// let (status, word) = match client.health().state() {
+///     HealthState::Down => (503, HealthState::Down.as_str()),
+///     state => (200, state.as_str()),
+/// };
+/// assert_eq!((status, word), (503, "down")); // Nothing was ever connected.
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HealthState {
@@ -178,6 +190,20 @@ impl fmt::Debug for Health {
 }
 
 /// Word of each change of a client's health; from [`Client::watch_health`](crate::Client::watch_health), which has an example.
+///
+/// ```
+/// use redis_holdfast::{Client, ErrorKind};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Nobody listens there.
+/// let client = Client::builder("redis://127.0.0.1:1/")?.build()?;
+/// let mut watch = client.watch_health();
+/// while watch.current().kind().is_none() {
+///     watch.changed().await;
+/// }
+/// assert_eq!(watch.current().kind(), Some(ErrorKind::ConnectionLost));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct HealthWatch(watch::Receiver<Health>);
 

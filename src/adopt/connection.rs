@@ -28,6 +28,18 @@ use crate::{Error, Reply, Request};
 ///
 /// # Cancel safety
 /// That of the connection: a call that is dropped may run.
+///
+/// ```no_run
+/// use redis_holdfast::{ConnectionService, layer::GuardLayer, redis};
+/// use tower::Layer;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = redis::Client::open("redis://cache.internal")?;
+/// let manager = redis::aio::ConnectionManager::new(client).await?;
+/// let guarded = GuardLayer::builder().build()?.layer(ConnectionService::new(manager));
+/// # let _ = guarded;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ConnectionService<C> {
     connection: C,

@@ -30,6 +30,18 @@ use crate::{Error, ErrorKind, Phase, Reply, Request};
 ///
 /// # Cancel safety
 /// A call that is dropped while it waits for a connection leaves nothing; later, it may run, and its connection is closed.
+///
+/// ```
+/// use deadpool_redis::{Config, Runtime};
+/// use redis_holdfast::{PoolService, layer::GuardLayer};
+/// use tower::Layer;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Config::from_url("redis://cache.internal").create_pool(Some(Runtime::Tokio1))?;
+/// let guarded = GuardLayer::builder().build()?.layer(PoolService::new(pool));
+/// # let _ = guarded;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct PoolService {
     pool: Pool,

@@ -14,6 +14,17 @@ use super::{
 use crate::net::dns::DnsPolicy;
 
 /// Collects settings; [`build`](Self::build) checks them all.
+///
+/// ```
+/// use redis_holdfast::Config;
+/// use std::time::Duration;
+///
+/// let config = Config::builder("redis://cache.internal/2").call_timeout(Duration::from_millis(250)).max_in_flight(512).build()?;
+/// // Every fault at once.
+/// let faults = config.into_builder().call_timeout(Duration::ZERO).max_in_flight(0).build().unwrap_err();
+/// assert_eq!(faults.faults().len(), 2);
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ConfigBuilder {

@@ -72,6 +72,14 @@ pub struct GuardLayer {
 }
 
 /// Collects the settings of a [`GuardLayer`]; [`build`](Self::build) checks them all.
+///
+/// ```
+/// use redis_holdfast::layer::GuardLayer;
+/// use std::time::Duration;
+///
+/// let faults = GuardLayer::builder().call_timeout(Duration::ZERO).max_in_flight(0).build().unwrap_err();
+/// assert!(faults.faults().len() >= 2); // Every fault at once.
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct GuardBuilder {

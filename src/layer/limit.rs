@@ -31,6 +31,20 @@ use crate::{
 ///
 /// # Metrics
 /// `redis.holdfast.calls.in_flight`, under [`name`](Self::name).
+///
+/// ```
+/// use redis_holdfast::{Error, ErrorKind, Reply, Request, layer::LimitLayer, redis::{self, Value}};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut service = LimitLayer::new(1).layer(server);
+/// let first = service.call(Request::from(&redis::cmd("PING")));
+/// let second = service.call(Request::from(&redis::cmd("PING"))).await;
+/// assert_eq!(second.unwrap_err().kind(), ErrorKind::Overloaded);
+/// first.await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LimitLayer {
     caps: Caps,

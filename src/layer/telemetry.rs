@@ -24,6 +24,17 @@ use crate::{
 ///
 /// # Metrics
 /// `redis.holdfast.calls` and `db.client.operation.duration`, under the name given. A recorder hears of them about once a second, as calls end.
+///
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, layer::TelemetryLayer, redis::{self, Value}};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut service = TelemetryLayer::new("sessions").layer(server);
+/// service.call(Request::from(&redis::cmd("PING"))).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TelemetryLayer {
     metrics: Metrics,

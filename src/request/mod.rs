@@ -287,6 +287,16 @@ impl Reply {
     /// # Errors
     /// [`ErrorKind::Redis`](crate::ErrorKind::Redis) with a [`redis::RedisError`] as its source: the server answered with an
     /// error, in its own words, or the reply does not convert to `T`, in words that do not quote it.
+    ///
+    /// ```
+    /// use redis_holdfast::{ErrorKind, Reply, redis::Value};
+    ///
+    /// let seven = Reply::from(Value::BulkString(b"7".to_vec()));
+    /// assert_eq!(seven.parse::<u64>()?, 7);
+    /// let error = Reply::from(Value::BulkString(b"x".to_vec())).parse::<u64>().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Redis);
+    /// # Ok::<(), redis_holdfast::Error>(())
+    /// ```
     pub fn parse<T: FromRedisValue>(self) -> Result<T, Error> {
         match (self.shape, self.values) {
             (Shape::Pipeline(pipeline), values) => parse_pipeline(&pipeline, values),

@@ -5,6 +5,14 @@
 use super::Request;
 
 /// What may be sent again though it may have run. What was certainly not run may always go again.
+///
+/// ```
+/// use redis_holdfast::{Replay, Request, redis};
+///
+/// // A cache: an older value that is put there late does no harm.
+/// let request = Request::from(redis::cmd("SET").arg("cache:7").arg("x")).with_replay(Replay::Overwrite);
+/// assert_eq!(request.replay(), Some(Replay::Overwrite));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Replay {

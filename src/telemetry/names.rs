@@ -3,6 +3,13 @@
 //! Owns the names. Promises: a name here is a public contract, listed in the README; labels come from closed sets.
 //! OpenTelemetry's names where there are some, `redis.holdfast.` for the rest. Prometheus has no dots: its exporter writes `_` for each,
 //! `db_client_operation_duration`. Every family carries the label [`CLIENT`]. Leaves counting to `metrics`. Cannot fail.
+//!
+//! ```
+//! use redis_holdfast::telemetry::names;
+//!
+//! let (_, kind, unit, _) = names::ALL.iter().find(|family| family.0 == names::DNS_ANSWER_AGE).unwrap();
+//! assert_eq!((*kind, *unit), ("gauge", "seconds"));
+//! ```
 
 /// Label: the client's name, as [`ConfigBuilder::name`](crate::ConfigBuilder::name) set it. On every family.
 pub const CLIENT: &str = "client";

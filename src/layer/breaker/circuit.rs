@@ -45,6 +45,23 @@ pub enum CircuitState {
 /// The circuit of one breaker: to watch it, and to force it by hand. Clones are the same circuit.
 ///
 /// Every change is told to those who [`watch`](Self::watch), counted in `redis.holdfast.breaker.transitions`, and logged once.
+///
+/// ```
+/// use redis_holdfast::{BreakerPolicy, Error, Reply, Request, redis::Value};
+/// use redis_holdfast::layer::{BreakerLayer, CircuitState, Probe};
+/// use tower::{Layer, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let service = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
+/// let circuit = service.circuit().clone();
+/// let mut watch = circuit.watch();
+/// circuit.force_open();
+/// assert_eq!(watch.changed().await, Some(CircuitState::ForcedOpen));
+/// circuit.release();
+/// assert_ne!(circuit.state(), CircuitState::ForcedOpen);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Circuit(pub(super) Arc<Core>);
 

@@ -45,6 +45,21 @@ pub use probe::Probe;
 ///
 /// # Metrics
 /// `redis.holdfast.breaker.state` and `.transitions`, under [`name`](Self::name).
+///
+/// ```
+/// use redis_holdfast::{BreakerPolicy, Error, Reply, Request, redis::{self, Value}};
+/// use redis_holdfast::layer::{BreakerLayer, Probe};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut service = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
+/// service.call(Request::from(&redis::cmd("PING"))).await?;
+/// service.circuit().force_open();
+/// let refused = service.call(Request::from(&redis::cmd("PING"))).await;
+/// assert!(refused.unwrap_err().is_circuit_open());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct BreakerLayer {
     policy: BreakerPolicy,

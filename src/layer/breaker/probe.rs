@@ -20,6 +20,15 @@ pub(super) type Probing = Pin<Box<dyn Future<Output = bool> + Send>>;
 pub(super) type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
 
 /// What an open circuit tries, over and over, until it works: no user's call is ever the guinea pig.
+///
+/// ```
+/// use redis_holdfast::{Request, layer::Probe, redis};
+/// use std::time::Duration;
+///
+/// let probe = Probe::request(Request::from(redis::cmd("EXISTS").arg("canary"))).within(Duration::from_millis(100));
+/// let other = Probe::with(|| async { std::fs::exists("/run/redis-is-back").unwrap_or(false) });
+/// # let _ = (probe, other);
+/// ```
 #[derive(Clone)]
 pub struct Probe {
     kind: Kind,

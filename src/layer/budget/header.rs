@@ -20,6 +20,14 @@ pub struct Header(HeaderName);
 
 impl BudgetLayer {
     /// Gives a request the time in its header `grpc-timeout` (`250m`, `2S`), where that is less than the limit. For tonic.
+    ///
+    /// ```
+    /// use redis_holdfast::layer::BudgetLayer;
+    /// use std::time::Duration;
+    ///
+    /// let of_grpc = BudgetLayer::new(Duration::from_millis(800)).grpc_timeout();
+    /// # let _ = of_grpc;
+    /// ```
     #[must_use]
     pub fn grpc_timeout(self) -> BudgetLayer<GrpcTimeout> {
         self.with(GrpcTimeout)

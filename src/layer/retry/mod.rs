@@ -46,6 +46,20 @@ use crate::{
 ///
 /// # Metrics
 /// `redis.holdfast.replays`, under [`name`](Self::name).
+///
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, RetryPolicy, redis::{self, Value}};
+/// use redis_holdfast::layer::{RetryLayer, TimeoutLayer};
+/// use std::time::Duration;
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let retry = RetryLayer::new(RetryPolicy::default().attempts(2))?;
+/// let mut service = TimeoutLayer::new(Duration::from_millis(250)).layer(retry.layer(server));
+/// service.call(Request::from(redis::cmd("GET").arg("k"))).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
     policy: RetryPolicy,

@@ -36,6 +36,19 @@ pub(crate) trait Expire {
 ///
 /// It is the sooner of the request's own timeout or the one given here, the [`deadline::scope`](crate::deadline::scope) around the call, and the
 /// deadline of a layer above. Layers below read it and take what is left.
+///
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, layer::TimeoutLayer, redis};
+/// use std::{future::pending, time::Duration};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let silent = service_fn(|_: Request| pending::<Result<Reply, Error>>());
+/// let mut service = TimeoutLayer::new(Duration::from_millis(10)).layer(silent);
+/// let late = service.call(Request::from(&redis::cmd("PING"))).await;
+/// assert!(late.unwrap_err().is_timeout());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TimeoutLayer {
     call_timeout: Duration,

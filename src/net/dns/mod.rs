@@ -88,6 +88,16 @@ pub(crate) fn default_resolver(policy: &DnsPolicy) -> Arc<dyn Resolve> {
 }
 
 /// What one lookup found, per address family: one may fail while the other answers.
+///
+/// ```
+/// use redis_holdfast::dns::{Answer, NoAddress, Resolution};
+/// use std::{net::IpAddr, time::Duration};
+///
+/// let (address, ttl) = (IpAddr::from([10, 0, 0, 7]), Duration::from_secs(5));
+/// let found = Resolution::addresses([address], ttl);
+/// assert_eq!(found.v4, Answer::positive(vec![address], ttl));
+/// assert_eq!(found.v6, Answer::Negative { reason: NoAddress::NoData, ttl });
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resolution {

@@ -37,6 +37,13 @@ pub struct DnsPolicy {
 }
 
 /// Which address families are used.
+///
+/// ```
+/// use redis_holdfast::dns::{DnsPolicy, Families};
+///
+/// let policy = DnsPolicy::default().families(Families::V4Only);
+/// # let _ = policy;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Families {

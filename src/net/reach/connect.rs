@@ -38,6 +38,17 @@ use crate::{
     private_bounds,
     reason = "sealed: what a connection must offer is the crate's own business"
 )]
+///
+/// ```
+/// use redis_holdfast::{Client, ConfigError, RedisConnector, layer::Connect};
+///
+/// fn client<C: Connect>(over: C) -> Result<Client<C>, ConfigError> {
+///     Client::builder("redis://cache.internal")?.connector(over).build()
+/// }
+/// let over_redis_own_connection = client(RedisConnector::new())?;
+/// # let _ = over_redis_own_connection;
+/// # Ok::<(), ConfigError>(())
+/// ```
 pub trait Connect: Dial {}
 
 /// What a [`Connect`] does.
@@ -116,6 +127,15 @@ pub(crate) async fn greet(attempt: &Attempt) -> Result<(Start<Stream>, Greeting)
 }
 
 /// Connects with a connection of our own, which knows for each call whether a byte of it was sent.
+///
+/// ```
+/// use redis_holdfast::{Client, layer::LinkConnector};
+///
+/// // What a client has anyway.
+/// let client = Client::builder("redis://cache.internal")?.connector(LinkConnector::new()).build()?;
+/// # let _ = client;
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct LinkConnector;
