@@ -146,6 +146,8 @@ limit=2700
 if [ "$mode" = full ]; then limit=14400; fi
 tests "scenarios" limited $limit cargo test --workspace --all-features --test '*' --locked --no-fail-fast -- --test-threads=1 --show-output
 if [ "$mode" = full ]; then
+  # The ignored ones are measurements: optimised, like the benches, or they say nothing.
+  tests "measurements" limited 1200 cargo test --profile bench -p redis-holdfast --all-features --lib --locked -- --ignored --show-output
   say "benches"
   limited 3600 cargo bench --workspace --benches --locked 2>&1 | tee "$log.part"
   [ "${PIPESTATUS[0]}" -eq 0 ] || trouble "benches"

@@ -414,7 +414,7 @@ mod model {
     }
 }
 
-/// `cargo test --release -- --ignored --nocapture what_a_record_costs`
+/// `./ci.sh full` runs it, or `cargo test --profile bench --lib -- --ignored --show-output what_a_record_costs`.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn what_a_record_costs() {

@@ -308,7 +308,7 @@ fn rows_stand_close_to_home() {
     }
 }
 
-/// `cargo test --release -- --ignored --nocapture what_a_lookup_costs`
+/// `./ci.sh full` runs it, or `cargo test --profile bench --lib -- --ignored --show-output what_a_lookup_costs`.
 #[test]
 #[ignore = "a measurement"]
 fn what_a_lookup_costs() {
@@ -330,6 +330,6 @@ fn what_a_lookup_costs() {
             }
             best = best.min(begin.elapsed().as_nanos());
         }
-        println!("{line}: {} ns", best / 1000);
+        println!("FIGURE command table, {line}: {} ns", best / 1000);
     }
 }

@@ -11,7 +11,7 @@ use super::{
     *,
 };
 
-/// `cargo test --release -- --ignored --nocapture what_a_reply_costs`
+/// `./ci.sh full` runs it, or `cargo test --profile bench --lib -- --ignored --show-output what_a_reply_costs`.
 #[test]
 #[ignore = "a measurement"]
 fn what_a_reply_costs() {
@@ -39,6 +39,6 @@ fn what_a_reply_costs() {
             }
             best = best.min(begin.elapsed().as_nanos());
         }
-        println!("{what}: {} ns", best / 1000);
+        println!("FIGURE codec, {what}: {} ns", best / 1000);
     }
 }
