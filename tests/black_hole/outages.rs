@@ -55,9 +55,9 @@ async fn outage<C: Connect>(
     println!("{}", show(&report));
     always(&report);
     let refused = refused_within(&report, onset, refused_limit, healed);
-    let lag = report.lag().max_between(onset, healed);
+    // What the machine was late is out of each of them: nothing is forgiven here once more.
     let refusal = refusals_p99(&report, onset + refused_limit, healed);
-    assert!(refusal <= REFUSAL + lag, "refusals took {refusal:?}");
+    assert!(refusal <= REFUSAL, "refusals took {refusal:?}");
     let recovered = recovered_within(&report, healed, RECOVERED_WITHIN);
     baseline.is_restored().await;
     println!(
