@@ -188,6 +188,39 @@ async fn a_swap_under_an_open_circuit_closes_it() {
 }
 
 #[tokio::test]
+async fn a_new_connection_that_does_not_answer_the_fence_is_handed_nothing() {
+    let (link, fence) = (Switch::default(), Switch::default());
+    let (link_hangs, fence_hangs) = (link.clone(), fence.clone());
+    let handed = Switch::default();
+    let was_handed = handed.clone();
+    let fake = Fake::start(move |number, command| match (number, &*command[0]) {
+        (1, _) => link_hangs.hang(),
+        (2, "CLIENT") if command[1] == "LIST" => fence_hangs.hang(),
+        (2, "GET") => {
+            was_handed.on();
+            None
+        }
+        _ => None,
+    })
+    .await;
+    let client = client(&fake, "").await;
+    let load = load(&client, SECOND * 2);
+    sleep(ms(500)).await;
+    link.on();
+    fence.on();
+    let dialled = Instant::now() + SECOND;
+    while fake.accepts() < 3 {
+        assert!(Instant::now() < dialled, "no other connection was tried");
+        sleep(ms(5)).await;
+    }
+    // What the second connection was handed meanwhile it would run now, before what the first one still holds.
+    fence.off();
+    let ended = load.join().await.unwrap();
+    assert!(!handed.is_on(), "{}", show(&ended));
+    assert!(get(&client).await.is_ok());
+}
+
+#[tokio::test]
 async fn without_permission_for_info_a_stall_fails_no_read() {
     let stall = Switch::default();
     let stalls = stall.clone();

@@ -4,7 +4,8 @@
 //! written on the old connection *was executed before the fence or never will be* (an aborted socket un-sends nothing).
 //! Promises: both the id and the address as the server saw them are given, and only to the very same server, so that a stranger
 //! behind a shared address is never hit; a connection that the server itself holds blocked is left alone.
-//! Leaves what may be sent again to [`call`](super::call). Fails softly: not permitted, or no answer in time, is *no fence*.
+//! Leaves what may be sent again to [`call`](super::call). Fails softly: not permitted, or no answer in time, is *no fence*; what does
+//! not answer at all does not take over from a link that is merely silent ([`adopt`](super::supervisor)).
 
 use std::time::Duration;
 
@@ -79,19 +80,30 @@ pub(crate) async fn fence<W: Wire>(new: &W, old: &Fallen, alive: bool) -> Fence 
             Some(_) => {}
         }
     }
-    let kill = cmd("CLIENT")
-        .arg("KILL")
-        .arg("ID")
-        .arg(old.client.id)
-        .arg("ADDR")
-        .arg(&old.client.addr)
-        .take();
-    match ask(new, kill).await {
+    match ask(new, kill(old)).await {
         // 1: it is gone now. 0: it was gone already.
         Some(Value::Int(_)) => Fence::Up,
         Some(_) => Fence::Denied,
         None => Fence::Silent,
     }
+}
+
+/// Has `old` closed by the very same server before anything that `new` is handed later runs. Whether it was is not known.
+pub(crate) fn send_kill<W: Wire>(new: &W, old: &Fallen) {
+    let ticket = Ticket::new(Job::new(Request::from(kill(old))));
+    if new.submit(ticket.job().clone()).is_ok() {
+        ticket.forget();
+    }
+}
+
+fn kill(old: &Fallen) -> redis::Cmd {
+    cmd("CLIENT")
+        .arg("KILL")
+        .arg("ID")
+        .arg(old.client.id)
+        .arg("ADDR")
+        .arg(&old.client.addr)
+        .take()
 }
 
 /// Whether a line of `CLIENT LIST` carries the flag of a client in a blocking wait, `CLIENT PAUSE` included.

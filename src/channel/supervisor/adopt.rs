@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{GRACE, HOLD, Supervisor};
 use crate::{
     channel::{
-        fence::{Fallen, Fence, fallen, fence},
+        fence::{Fallen, Fence, fallen, fence, send_kill},
         gate::{Gate, Serving},
         keep::{Candidate, Held, Retired},
         verdict::{Adopt, Aim, Probe, Sight, adopt},
@@ -69,8 +69,9 @@ impl<C: Dial> Supervisor<C> {
         let old = self.held.take();
         let silent = old.as_ref().filter(|_| decision == Adopt::Swap);
         let (fenced, fence) = self.fence_off(&wire, silent).await;
-        if matches!(*wire.watch().borrow(), LinkState::Dead { .. }) {
-            // It died while the fence was put up.
+        let is_dead = matches!(*wire.watch().borrow(), LinkState::Dead { .. });
+        // Silent itself, it is no better than the old one; and what it were handed could overtake what the old one still holds.
+        if is_dead || (decision == Adopt::Swap && fence == Some(Fence::Silent)) {
             self.held = old;
             self.look_again(Instant::now());
             return;
@@ -168,7 +169,10 @@ impl<C: Dial> Supervisor<C> {
             .filter(|old| Some(&old.identity) == identity)
         {
             // A link that does not answer one question is not asked the next.
-            if !old.fenced && of_silent != Some(Fence::Silent) {
+            if !old.fenced && of_silent == Some(Fence::Silent) {
+                // Not waited for again, and still in front of every call that this link will be handed.
+                send_kill(wire, old);
+            } else if !old.fenced {
                 let result = fence(wire, old, false).await;
                 self.count_fence(result);
                 old.fenced = result == Fence::Up;
