@@ -67,6 +67,17 @@ impl Embedded {
         })
     }
 
+    /// As [`start`](Self::start), but a replica of the one at `primary` by its own word: it says so and refuses writes.
+    /// Nothing is replicated.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start_replica(primary: SocketAddr) -> Result<Self, LabError> {
+        let made = Self::start().await?;
+        made.world.follow(primary);
+        Ok(made)
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr

@@ -80,11 +80,7 @@ impl Session {
                 Reply::Ok
             }
             ("COMMAND", _) => Reply::Array(Vec::new()),
-            ("ROLE", []) => Reply::Array(vec![
-                Reply::bulk("master"),
-                Reply::Int(0),
-                Reply::Array(Vec::new()),
-            ]),
+            ("ROLE", []) => self.role(),
             ("INFO", sections) => Reply::Text(self.info(sections)),
             ("CLIENT", [sub, rest @ ..]) => {
                 let sub = String::from_utf8_lossy(sub).to_uppercase();
@@ -95,6 +91,23 @@ impl Session {
                 known.unwrap_or_else(|| Reply::error(format!("ERR unknown command '{name}'")))
             }
         }
+    }
+
+    fn role(&self) -> Reply {
+        Reply::Array(match self.world.primary() {
+            None => vec![
+                Reply::bulk("master"),
+                Reply::Int(0),
+                Reply::Array(Vec::new()),
+            ],
+            Some(primary) => vec![
+                Reply::bulk("slave"),
+                Reply::bulk(primary.ip().to_string()),
+                Reply::Int(primary.port().into()),
+                Reply::bulk("connected"),
+                Reply::Int(0),
+            ],
+        })
     }
 
     fn hello(&mut self, args: &[Vec<u8>]) -> Reply {
@@ -111,7 +124,7 @@ impl Session {
             ("proto", Reply::Int(proto)),
             ("id", Reply::Int(i64::try_from(self.id).unwrap_or(0))),
             ("mode", Reply::bulk("standalone")),
-            ("role", Reply::bulk("master")),
+            ("role", Reply::bulk(self.role_name("replica"))),
             ("modules", Reply::Array(Vec::new())),
         ];
         let pairs = fields.map(|(name, value)| (Reply::bulk(name), value));
@@ -144,11 +157,16 @@ impl Session {
             text += &format!("# Stats\r\ntotal_connections_received:{accepts}\r\n");
         }
         if wanted("replication") {
+            let role = self.role_name("slave");
             text += &format!(
-                "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_replid:{id}\r\nmaster_repl_offset:0\r\n"
+                "# Replication\r\nrole:{role}\r\nconnected_slaves:0\r\nmaster_replid:{id}\r\nmaster_repl_offset:0\r\n"
             );
         }
         text
+    }
+
+    fn role_name(&self, replica: &'static str) -> &'static str {
+        self.world.primary().map_or("master", |_| replica)
     }
 
     fn client(&mut self, sub: &str, args: &[Vec<u8>]) -> Reply {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use super::wire::Reply;
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) addr: String,
+    primary: OnceLock<SocketAddr>,
     state: Mutex<State>,
 }
 
@@ -39,8 +40,19 @@ impl World {
     pub(super) fn at(addr: SocketAddr) -> Self {
         Self {
             addr: addr.to_string(),
+            primary: OnceLock::new(),
             state: Mutex::default(),
         }
+    }
+
+    /// From now on a replica by its own word.
+    pub(super) fn follow(&self, primary: SocketAddr) {
+        let _ = self.primary.set(primary);
+    }
+
+    /// Whom it follows, if it is a replica.
+    pub(super) fn primary(&self) -> Option<SocketAddr> {
+        self.primary.get().copied()
     }
 
     pub(super) fn clients(&self) -> usize {
@@ -115,6 +127,11 @@ impl World {
 
     /// Carries out a command on keys; `None` when it is not one of these.
     pub(super) fn apply(&self, name: &str, args: &[Vec<u8>]) -> Option<Reply> {
+        if self.primary().is_some() && WRITES.contains(&name) {
+            return Some(Reply::error(
+                "READONLY You can't write against a read only replica.",
+            ));
+        }
         self.lock().store.apply(name, args, Instant::now())
     }
 
@@ -122,3 +139,7 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+const WRITES: [&str; 9] = [
+    "SET", "DEL", "UNLINK", "INCR", "INCRBY", "MSET", "EXPIRE", "FLUSHALL", "FLUSHDB",
+];

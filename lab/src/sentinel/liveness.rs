@@ -1,9 +1,11 @@
 //! A kubelet in small: it asks a process whether it lives, and kills and restarts one that does not say so.
 //!
 //! Owns one task per process. Promises the kubelet's rules: a probe every `period` with a `timeout` of its own, SIGKILL
-//! after `failures` in a row, and a growing pause before the next start of one that keeps dying. Leaves the process to
-//! [`super::Member`]. A process that does not come up is started again. Next: [`super::SentinelSet`].
+//! after `failures` in a row, and a growing pause before the next start of one that keeps dying. Leaves the process to its
+//! [`Container`]: a [`Member`] or a [`super::FakePod`]. One that does not come up is started again. Next:
+//! [`super::SentinelSet`].
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +40,36 @@ impl Default for Probe {
     }
 }
 
+/// What a kubelet watches over.
+pub trait Container: Send + Sync + 'static {
+    /// Where the process itself listens, past every network fault.
+    fn process(&self) -> SocketAddr;
+    /// Whether it is there and has not ended by itself.
+    fn is_running(&self) -> bool;
+    /// Ends it at once.
+    fn kill(&self);
+    /// Starts it again, and does not wait for its first answer.
+    fn launch(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Container for Member {
+    fn process(&self) -> SocketAddr {
+        self.server().addr()
+    }
+
+    fn is_running(&self) -> bool {
+        self.server().is_running()
+    }
+
+    fn kill(&self) {
+        Member::kill(self);
+    }
+
+    async fn launch(&self) {
+        let _ = self.server().launch();
+    }
+}
+
 /// A probe of one process; ends with this handle.
 #[derive(Debug)]
 pub struct Liveness {
@@ -46,10 +78,10 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Probes `member` from now on.
-    pub fn of(member: &Arc<Member>, probe: Probe) -> Self {
+    /// Probes it from now on.
+    pub fn of<C: Container>(one: &Arc<C>, probe: Probe) -> Self {
         let kills = Arc::<Mutex<Vec<Instant>>>::default();
-        let task = own(watch(Arc::clone(member), probe, Arc::clone(&kills)));
+        let task = own(watch(Arc::clone(one), probe, Arc::clone(&kills)));
         Self { kills, _task: task }
     }
 
@@ -62,13 +94,15 @@ impl Liveness {
     }
 }
 
-async fn watch(member: Arc<Member>, probe: Probe, kills: Arc<Mutex<Vec<Instant>>>) {
+async fn watch<C: Container>(one: Arc<C>, probe: Probe, kills: Arc<Mutex<Vec<Instant>>>) {
     let (mut failed, mut starts, mut since) = (0, 0_u32, Instant::now());
     loop {
         sleep(probe.period).await;
-        let lives = timeout(probe.timeout, ping(&member)).await.unwrap_or(false);
+        let lives = timeout(probe.timeout, ping(one.process()))
+            .await
+            .unwrap_or(false);
         failed = if lives { 0 } else { failed + 1 };
-        let died = !member.server().is_running();
+        let died = !one.is_running();
         if !died && failed < probe.failures {
             continue;
         }
@@ -76,7 +110,7 @@ async fn watch(member: Arc<Member>, probe: Probe, kills: Arc<Mutex<Vec<Instant>>
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Instant::now());
-        member.kill();
+        one.kill();
         // As a kubelet, which forgets after ten minutes of health.
         if since.elapsed() > probe.period * 600 {
             starts = 0;
@@ -89,14 +123,14 @@ async fn watch(member: Arc<Member>, probe: Probe, kills: Arc<Mutex<Vec<Instant>>
         starts += 1;
         failed = 0;
         sleep(pause).await;
-        let _ = member.server().launch();
+        one.launch().await;
         since = Instant::now();
     }
 }
 
 /// What `redis-cli ping` in the container does: past every network fault.
-async fn ping(member: &Member) -> bool {
-    let Ok(mut stream) = dial(member.server().addr(), Duration::from_secs(60)).await else {
+async fn ping(process: SocketAddr) -> bool {
+    let Ok(mut stream) = dial(process, Duration::from_secs(60)).await else {
         return false;
     };
     ask(&mut stream, &["PING"])

@@ -116,7 +116,7 @@ impl Member {
         let Some(blank) = &self.blank else {
             return Err(LabError::new("only a Sentinel has a state to lose"));
         };
-        let (addr, mut lines) = (primary.addr(), String::new());
+        let (addr, own, mut lines) = (primary.addr(), self.addr().ip(), String::new());
         let at = primary
             .host()
             .map_or_else(|| addr.ip().to_string(), str::to_owned);
@@ -125,6 +125,10 @@ impl Member {
             match words.as_slice() {
                 ["sentinel", "monitor", name, _, _, quorum] => {
                     lines += &format!("sentinel monitor {name} {at} {} {quorum}\n", addr.port());
+                }
+                // It may have moved since.
+                ["sentinel", "announce-ip", _] if self.host.is_none() => {
+                    lines += &format!("sentinel announce-ip {own}\n");
                 }
                 _ => lines += &format!("{line}\n"),
             }
@@ -167,6 +171,32 @@ impl Member {
         let lines: String = lines.collect();
         self.server.rewrite(&lines)?;
         self.server.restart().await
+    }
+
+    /// Gives it back the address that it left last; the one it leaves now is a black hole. The proxy there is what it
+    /// was, a black hole: whoever opens it says what becomes of connections that were open to it. A Sentinel announces
+    /// what it did; a Redis announces its address again.
+    ///
+    /// # Errors
+    /// When it never moved, or a Redis does not answer.
+    pub async fn step_back(&self) -> Result<(), LabError> {
+        let ip = {
+            let mut front = self.front();
+            let Some(before) = front.left.pop() else {
+                return Err(LabError::new("it never moved"));
+            };
+            let ip = before.addr().ip().to_string();
+            if let Some(left) = front.now.replace(before) {
+                left.set(Mode::Blackhole);
+                front.left.push(left);
+            }
+            ip
+        };
+        if self.host.is_some() || self.blank.is_some() {
+            return Ok(());
+        }
+        let words = ["CONFIG", "SET", "replica-announce-ip", &ip];
+        self.server.tell(&words).await.map(drop)
     }
 
     fn front(&self) -> std::sync::MutexGuard<'_, Front> {
