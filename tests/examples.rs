@@ -49,11 +49,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Replays the incident, in a hurry unless the full figures are asked for.
-fn incident(servers: &str) -> (Output, Value, String) {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("incident-{servers}"));
+fn incident(servers: &str, story: &[&str]) -> (Output, Value, String) {
+    let folder = format!("incident-{servers}{}", story.concat());
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
     let _ = std::fs::remove_dir_all(&out);
     let folder = out.to_string_lossy().into_owned();
     let mut args = vec!["--servers", servers, "--out", &folder];
+    args.extend(story);
     if std::env::var_os("HOLDFAST_FULL").is_none() {
         args.push("--quick");
     }
@@ -85,8 +87,8 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-/// The schema of the result, the exit status, and the first sentence of the page.
-fn judge((output, result, page): &(Output, Value, String)) {
+/// The schema of the result, the exit status, and the first sentence of the page; `first` is the contender of the first row.
+fn judge((output, result, page): &(Output, Value, String), first: &str) {
     let said = text(&output.stdout);
     assert_eq!(
         keys(result),
@@ -102,7 +104,7 @@ fn judge((output, result, page): &(Output, Value, String)) {
     assert_eq!(
         names,
         [
-            "ConnectionManager",
+            first,
             "deadpool-redis, defaults",
             "deadpool-redis, careful",
             "redis-holdfast"
@@ -157,8 +159,18 @@ fn judge((output, result, page): &(Output, Value, String)) {
         .unwrap()
         .split_once("</h1>")
         .unwrap();
+    // Of the others one that never recovered, if there is one.
+    let never = contenders[..3]
+        .iter()
+        .any(|one| one["recovery_ms"].is_null());
+    let others = contenders[..3]
+        .iter()
+        .filter(|one| one["recovery_ms"].is_null() == never);
+    let begins = |one: &Value| format!("{} failed for ", one["name"].as_str().unwrap());
     assert!(
-        sentence.starts_with("ConnectionManager failed for "),
+        others
+            .into_iter()
+            .any(|one| sentence.starts_with(&begins(one))),
         "{sentence}"
     );
     assert!(
@@ -177,11 +189,25 @@ fn judge((output, result, page): &(Output, Value, String)) {
     }
 }
 
+const SENTINEL: &str = "redis-rs, SentinelClient";
+const MOVE: &str = "ConnectionManager";
+
+/// What is said of Sentinels: that their probes killed each of them.
+fn sentinels_were_killed((output, _, page): &(Output, Value, String)) {
+    let said = text(&output.stdout);
+    let (_, after) = said.split_once("Sentinels were killed ").expect(&said);
+    let (kills, _) = after.split_once(' ').unwrap();
+    assert!(kills.parse::<u32>().unwrap() >= 3, "{said}");
+    assert!(page.contains(&format!("Sentinels were killed {kills} times")));
+}
+
 #[test]
-fn the_incident_is_replayed_on_the_embedded_server() {
-    let run = incident("embedded");
-    judge(&run);
+fn the_incident_is_replayed_on_the_embedded_servers() {
+    let run = incident("embedded", &[]);
+    judge(&run, SENTINEL);
+    sentinels_were_killed(&run);
     assert_eq!(run.1["servers"], "embedded");
+    assert!(run.1["scenario"].as_str().unwrap().ends_with("then heals"));
     // In a pipe: plain lines, one per second.
     let said = text(&run.0.stdout);
     assert!(
@@ -191,16 +217,53 @@ fn the_incident_is_replayed_on_the_embedded_server() {
 }
 
 #[tokio::test]
-async fn the_incident_is_replayed_on_a_real_server() {
+async fn the_incident_is_replayed_on_real_servers_and_sentinels() {
     let Some(server) = server_or_skip().await else {
         return;
     };
-    let run = incident("real");
-    judge(&run);
+    let run = incident("real", &[]);
+    judge(&run, SENTINEL);
+    sentinels_were_killed(&run);
     assert_eq!(
         run.1["servers"],
         format!("{} {}", server.kind(), server.version())
     );
+    assert!(run.2.contains("six real server processes"));
+}
+
+#[tokio::test]
+async fn the_incident_ends_with_a_rollback_too() {
+    let Some(_server) = server_or_skip().await else {
+        return;
+    };
+    let run = incident("any", &["--rollback"]);
+    judge(&run, SENTINEL);
+    sentinels_were_killed(&run);
+    assert!(
+        run.1["scenario"]
+            .as_str()
+            .unwrap()
+            .ends_with("is rolled back")
+    );
+}
+
+#[test]
+fn one_redis_behind_a_name_moves_and_is_rolled_back() {
+    for (story, ends) in [(&[][..], "then heals"), (&["--rollback"], "is rolled back")] {
+        let story = [&["--scenario", "move"], story].concat();
+        let run = incident("embedded", &story);
+        judge(&run, MOVE);
+        assert!(run.1["scenario"].as_str().unwrap().ends_with(ends));
+    }
+}
+
+#[tokio::test]
+async fn a_real_redis_behind_a_name_moves() {
+    let Some(_server) = server_or_skip().await else {
+        return;
+    };
+    let run = incident("real", &["--scenario=move"]);
+    judge(&run, MOVE);
     assert!(run.2.contains("(a real server process)"));
 }
 
@@ -211,6 +274,7 @@ fn wrong_arguments_are_named_and_end_with_status_2() {
         (&["--servers", "mine"], "`mine`"),
         (&["--servers"], "--servers needs a value"),
         (&["--out", "--quick"], "--out needs a value"),
+        (&["--scenario", "flood"], "`flood`"),
     ] {
         let output = run("incident", args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");

@@ -12,13 +12,12 @@ use crate::charts::{COLORS, FAILED, PARTLY, SERVED, Scene};
 use crate::contenders::{BUDGET, Contender};
 use crate::stage::Stage;
 use crate::table::{HEAD, cells, number};
-use crate::timeline::{Plan, RATE, Recording};
+use crate::timeline::{RATE, Recording};
 use crate::verdict::{Promise, Row};
 
 /// What goes on the page.
 pub struct Page<'a> {
     pub sentence: String,
-    pub plan: Plan,
     pub stage: &'a Stage,
     pub contenders: &'a [Contender],
     pub rows: &'a [Row],
@@ -32,15 +31,19 @@ impl Page<'_> {
         let scene = Scene {
             run: self.recording,
             contenders: self.contenders,
+            story: self.stage.story,
         };
-        let outage = self.plan.outage().as_secs();
+        let story = self.stage.story;
+        let outage = self.recording.outage().as_secs_f64();
+        let kills = self.recording.told_kills().unwrap_or_default();
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <title>A Redis moves, and DNS fails for {outage} s</title><style>{STYLE}</style></head><body>\n\
-             <h1>{}</h1>\n<p class=\"lead\">A Redis pod moved to a new address range. The old range became a black \
-             hole, and for {outage} s DNS did not know the new one. Four services, {RATE} requests/s each, went through \
-             it side by side; a request that failed or took longer than {} ms counts as failed.</p>\n{}",
+             <title>{} for {outage:.0} s</title><style>{STYLE}</style></head><body>\n\
+             <h1>{}</h1>\n<p class=\"lead\">{}, for {outage:.1} s. {kills} Four services, {RATE} requests/s each, went \
+             through it side by side; a request that failed or took longer than {} ms counts as failed.</p>\n{}",
+            story.title(),
             escaped(&self.sentence),
+            story.lead(),
             BUDGET.as_millis(),
             self.cards(),
         );
@@ -70,7 +73,13 @@ impl Page<'_> {
         for (row, color) in self.rows.iter().zip(COLORS) {
             let back = row.recovery.map_or_else(
                 || "never recovered".to_owned(),
-                |took| format!("back {:.1} s after DNS", took.as_secs_f64()),
+                |took| {
+                    format!(
+                        "back {:.1} s {}",
+                        took.as_secs_f64(),
+                        self.stage.story.after()
+                    )
+                },
             );
             let _ = write!(
                 text,
@@ -93,7 +102,7 @@ impl Page<'_> {
             let cells = cells(row).map(|cell| format!("<td>{cell}</td>")).concat();
             let _ = writeln!(text, "<tr><th>{}</th>{cells}</tr>", row.name);
         }
-        text + "</table>\n<p class=\"note\">failed: seconds of traffic; back in: from the right DNS answer until 99 % \
+        text + "</table>\n<p class=\"note\">failed: seconds of traffic; back in: from the right DNS answer, or the rollback, until 99 % \
                 were served to the end; peak: requests waiting at once; late: over the budget by more than 10 ms, \
                 whatever came of it; in vain: the time that requests waited to fail, all added up; lookups: DNS questions asked in the whole run.</p>\n"
     }
@@ -123,14 +132,14 @@ impl Page<'_> {
     /// How it was done, so that nobody has to believe it.
     fn method(&self) -> String {
         let mut text = format!(
-            "<h2>How it was measured</h2>\n<p>Server: {}, behind one fault proxy per address range ({} and {}). Open \
-             loop: a request is due every {} ms whatever became of those before, and its latency counts from then. Half \
+            "<h2>How it was measured</h2>\n<p>Server: {}, behind a fault proxy in each address range (Redis at {}, then \
+             at {}). Open loop: a request is due every {} ms whatever became of those before, and its latency counts from then. Half \
              are SET, half GET of what was set; values are unique, so a wrong reply is seen. The black hole is made on \
              loopback: SYNs are dropped by the kernel, open connections are held and never reset. Loopback goes on \
              acknowledging what was sent, so TCP's own timeouts play no part.</p>\n<dl>",
             escaped(&self.stage.server_in_words()),
-            self.stage.old_addr(),
-            self.stage.new_addr(),
+            self.recording.places.0,
+            self.recording.places.1,
             1000 / RATE,
         );
         for one in self.contenders {

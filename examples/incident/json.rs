@@ -5,12 +5,13 @@
 use serde_json::{Value, json};
 
 use crate::contenders::BUDGET;
+use crate::story::Story;
 use crate::verdict::{Promise, Row, millis};
 
 /// `{scenario, servers, budget_ms, contenders, promises}`.
-pub fn result(servers: &str, rows: &[Row], promises: &[Promise]) -> Value {
+pub fn result(story: Story, servers: &str, rows: &[Row], promises: &[Promise]) -> Value {
     json!({
-        "scenario": "pod moves, old range black-holed, DNS fails, then heals",
+        "scenario": story.id(),
         "servers": servers,
         "budget_ms": millis(BUDGET),
         "contenders": rows.iter().map(contender).collect::<Vec<_>>(),

@@ -1,7 +1,7 @@
 //! How clients that resolve names themselves are shown the stage's DNS, without root.
 //!
 //! Owns two ways in: [`StageDns`], redis' resolver hook, for whoever takes one; and [`Doorway`], an address that *is*
-//! the name, for `ConnectionManager`, whose configuration takes no resolver. Promises one lookup per connection made,
+//! the name, for `ConnectionManager` and redis' Sentinel client, whose configurations take no resolver. Promises one lookup per connection made,
 //! as `getaddrinfo` would do it, and no memory between two. Leaves what is answered to [`super::stage`].
 
 use std::io;

@@ -4,15 +4,18 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::story::{Ending, Scenario, Story};
+
 /// What to run, and where to put the result.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
+    pub story: Story,
     pub servers: Choice,
     pub quick: bool,
     pub out: PathBuf,
 }
 
-/// Which server stands behind the proxies.
+/// Which servers stand behind the proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// A real one where one is at hand, else the embedded one; fetches nothing.
@@ -34,6 +37,10 @@ impl Wish {
     /// Reads the arguments after the program's name.
     pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut options = Options {
+            story: Story {
+                scenario: Scenario::Sentinel,
+                ending: Ending::Healed,
+            },
             servers: Choice::Any,
             quick: false,
             out: Path::new(env!("CARGO_MANIFEST_DIR")).join("target/incident"),
@@ -46,6 +53,10 @@ impl Wish {
             };
             match flag {
                 "-h" | "--help" => return Ok(Self::Help),
+                "--scenario" => {
+                    options.story.scenario = scenario(&value(flag, given, &mut args)?)?;
+                }
+                "--rollback" if given.is_none() => options.story.ending = Ending::RolledBack,
                 "--quick" if given.is_none() => options.quick = true,
                 "--servers" => {
                     options.servers = Choice::parse(&value(flag, given, &mut args)?)?;
@@ -70,6 +81,14 @@ fn value(
         .ok_or_else(|| format!("{flag} needs a value"))
 }
 
+fn scenario(text: &str) -> Result<Scenario, String> {
+    match text {
+        "sentinel" => Ok(Scenario::Sentinel),
+        "move" => Ok(Scenario::Move),
+        _ => Err(format!("--scenario takes sentinel or move, not `{text}`")),
+    }
+}
+
 impl Choice {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
@@ -88,8 +107,11 @@ Replays one real incident on four Redis clients side by side, and reports what t
 
 usage: cargo run --release --example incident -- [options]
 
-  --servers any|real|embedded   a real Redis or Valkey if one is at hand, else the embedded server (any, the default);
-                                a real one, fetched if need be; or the embedded one
+  --scenario sentinel|move      three Redis and three Sentinels, each with a probe that kills and restarts it, all of
+                                them moved (the default); or one Redis behind a name
+  --rollback                    ends with the old address range back, not with a DNS that knows the new one
+  --servers any|real|embedded   real Redis or Valkey processes if one is at hand, else the embedded servers (any, the
+                                default); real ones, fetched if need be; or the embedded ones
   --quick                       8 seconds instead of 34: shows less, proves little
   --out DIR                     where report.html and result.json go (default target/incident)
   -h, --help                    this text

@@ -4,36 +4,40 @@
 
 use std::time::Duration;
 
+use crate::story::Story;
 use crate::verdict::{Promise, Row, millis};
 
 /// What happened, for someone with five seconds: the worst of the others, and ours.
-pub fn sentence(rows: &[Row], outage: Duration) -> String {
+pub fn sentence(story: Story, rows: &[Row], outage: Duration) -> String {
     let Some((ours, others)) = rows.split_last() else {
         return String::new();
     };
-    let worst = others
-        .iter()
-        .max_by(|a, b| a.failed_seconds.total_cmp(&b.failed_seconds));
+    let worst = others.iter().max_by_key(|row| {
+        let never = row.recovery.is_none();
+        (never, row.failed_seconds.round() as u64, row.in_vain)
+    });
     let worst = worst.map_or_else(String::new, |row| {
         format!(
-            "{} failed for {:.1} s and {}; ",
+            "{} failed for {:.1} s, made requests wait {:.0} s in vain and {}; ",
             row.name,
             row.failed_seconds,
-            recovered(row)
+            row.in_vain.as_secs_f64(),
+            recovered(story, row)
         )
     });
     format!(
-        "{worst}{} failed for {:.1} s, of which {:.0} s were unavoidable, and {}.",
+        "{worst}{} failed for {:.1} s, of which {:.1} s were unavoidable, made them wait {:.0} s and {}.",
         ours.name,
         ours.failed_seconds,
         outage.as_secs_f64(),
-        recovered(ours)
+        ours.in_vain.as_secs_f64(),
+        recovered(story, ours)
     )
 }
 
-fn recovered(row: &Row) -> String {
+fn recovered(story: Story, row: &Row) -> String {
     match row.recovery {
-        Some(took) => format!("was back {:.1} s after DNS healed", took.as_secs_f64()),
+        Some(took) => format!("was back {:.1} s {}", took.as_secs_f64(), story.after()),
         None => "never recovered".to_owned(),
     }
 }
@@ -51,7 +55,7 @@ pub fn table(rows: &[Row], promises: &[Promise]) -> String {
         let measured = promise.measured.map_or_else(|| "never".to_owned(), number);
         let limit = number(promise.limit);
         text += &format!(
-            "  {mark}  {:<40} {measured:>8}  (limit {limit})\n",
+            "  {mark}  {:<45} {measured:>8}  (limit {limit})\n",
             promise.id
         );
     }

@@ -3,13 +3,14 @@
 //! Owns the clock of the run. Promises that nothing reacts to what the clients do: arrivals and faults keep to the
 //! plan. Leaves judging to [`super::verdict`]. Next: [`super::live`], which shows it while it happens.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_lab::Load;
 use holdfast_lab::dns::Asked;
 use holdfast_lab::load::{Report, Running};
 use holdfast_lab::task::own;
+use holdfast_lab::{LabError, Load};
 use redis_holdfast::{Client, HealthState};
 use tokio::time::Instant;
 
@@ -31,17 +32,21 @@ pub struct Recording {
     /// One per contender, in their order.
     pub reports: Vec<Report>,
     pub start: Instant,
-    /// The pod moved: the old range is a black hole, and the name server silent.
+    /// Everything moved: the old range is a black hole, and the name server silent.
     pub onset: Instant,
     /// The name server fails instead.
     pub servfail: Instant,
-    /// The name server tells the new address.
+    /// The name server tells the new addresses, or the old ones are back.
     pub heal: Instant,
     pub end: Instant,
     /// When our client changed its mind about its health, and to what.
     pub health: Vec<(Instant, HealthState)>,
     /// Every DNS query of the run.
     pub lookups: Vec<Asked>,
+    /// How often a probe killed a Sentinel.
+    pub kills: usize,
+    /// Where Redis was reached before, and where it moved.
+    pub places: (SocketAddr, SocketAddr),
 }
 
 impl Plan {
@@ -64,17 +69,16 @@ impl Plan {
     }
 
     pub fn total(self) -> Duration {
-        self.healthy + self.outage() + self.healed
-    }
-
-    /// What no client can avoid: nobody knows the new address.
-    pub fn outage(self) -> Duration {
-        self.dns_silent + self.dns_servfail
+        self.healthy + self.dns_silent + self.dns_servfail + self.healed
     }
 }
 
 /// Plays the plan once, with live lines on the terminal.
-pub async fn play(plan: Plan, stage: &Stage, contenders: &Contenders) -> Recording {
+pub async fn play(
+    plan: Plan,
+    stage: &mut Stage,
+    contenders: &Contenders,
+) -> Result<Recording, LabError> {
     let load = Load::new(RATE)
         .duration(plan.total())
         .deadline(BUDGET)
@@ -92,20 +96,19 @@ pub async fn play(plan: Plan, stage: &Stage, contenders: &Contenders) -> Recordi
     let mut live = Live::start(start, &contenders.all);
 
     live.until(start + plan.healthy, &running).await;
-    stage.black_hole_old_range();
-    stage.dns_silent();
+    let before = stage.addr();
+    stage.fall();
     let onset = Instant::now();
-    live.event(
-        "the pod moves to a new range, the old one is a black hole, the DNS server is silent",
-    );
+    live.event(stage.story.onset());
+    stage.relocate().await?;
+    let places = (before, stage.addr());
     live.until(onset + plan.dns_silent, &running).await;
     stage.dns_servfail();
     let servfail = Instant::now();
     live.event("the DNS server answers again: SERVFAIL");
     live.until(servfail + plan.dns_servfail, &running).await;
-    stage.dns_heals();
-    let heal = Instant::now();
-    live.event("the DNS server tells the new address");
+    let heal = stage.end().await?;
+    live.event(stage.story.end());
     live.until(start + plan.total(), &running).await;
 
     let mut reports = Vec::new();
@@ -116,7 +119,7 @@ pub async fn play(plan: Plan, stage: &Stage, contenders: &Contenders) -> Recordi
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    Recording {
+    Ok(Recording {
         reports,
         start,
         onset,
@@ -125,7 +128,9 @@ pub async fn play(plan: Plan, stage: &Stage, contenders: &Contenders) -> Recordi
         end: start + plan.total(),
         health,
         lookups: stage.dns.query_log(),
-    }
+        kills: stage.kills(),
+        places,
+    })
 }
 
 /// Notes each change of our client's health.
@@ -141,6 +146,17 @@ impl Recording {
     /// Seconds since the first request was due.
     pub fn seconds(&self, at: Instant) -> f64 {
         at.saturating_duration_since(self.start).as_secs_f64()
+    }
+
+    /// What no client can avoid: nobody could know where Redis was.
+    pub fn outage(&self) -> Duration {
+        self.heal - self.onset
+    }
+
+    /// What became of the Sentinels, if there were any.
+    pub fn told_kills(&self) -> Option<String> {
+        let kills = self.kills;
+        (kills > 0).then(|| format!("Sentinels were killed {kills} times by their probes."))
     }
 
     /// When our client refused calls, as seconds from and to.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_lab::Outcome;
 use holdfast_lab::load::{Lag, Report, Sample};
+use tokio::time::Instant;
 
 use crate::contenders::{BUDGET, Contender};
 use crate::timeline::{RATE, Recording};
@@ -64,7 +65,11 @@ impl Row {
                 .recovered_after(run.heal, 0.99)
                 .map(|at| at - run.heal),
             in_vain: spoilt.iter().map(|sample| sample.latency()).sum(),
-            lookups: lookups(contender, run).len(),
+            lookups: contender
+                .hosts
+                .iter()
+                .map(|host| lookups(host, run).len())
+                .sum(),
         }
     }
 }
@@ -109,7 +114,7 @@ impl Promise {
                 measured: recovered,
             },
             Self::new(
-                "P11 lookups in any second, less one",
+                "P11 lookups of a name in any second, less one",
                 2.0,
                 busiest_second(ours, run) as f64 - 1.0,
             ),
@@ -130,7 +135,8 @@ pub fn is_late(sample: &Sample) -> bool {
     sample.latency() > BUDGET + GRACE
 }
 
-/// What a refusal took, at worst in 99 of 100, from the instant at which its request fell due.
+/// What a refusal took, at worst in 99 of 100, from the instant at which its request fell due. Four services share this
+/// machine and one runtime: as long as a request's task waited for its first turn, it waited for no client of its own.
 fn refusal_p99(report: &Report) -> Duration {
     let refused = Outcome::failed("circuit_open");
     let refused = report
@@ -140,7 +146,8 @@ fn refusal_p99(report: &Report) -> Duration {
     let mut took: Vec<Duration> = refused
         .map(|sample| {
             let lag = report.lag().max_between(sample.scheduled, sample.ended);
-            sample.latency().saturating_sub(lag)
+            let turn = sample.started - sample.scheduled;
+            sample.latency().saturating_sub(lag.max(turn))
         })
         .collect();
     took.sort_unstable();
@@ -165,23 +172,31 @@ fn refused_after(report: &Report, run: &Recording) -> Duration {
     last.map_or(Duration::ZERO, |last| last - run.onset)
 }
 
-/// Most lookups that began within one second of each other.
+/// Most lookups of one name that began within one second of each other.
 fn busiest_second(contender: &Contender, run: &Recording) -> usize {
-    let at = lookups(contender, run);
-    let within = |from: &tokio::time::Instant| {
-        at.iter()
-            .filter(|one| **one >= *from && **one - *from < Duration::from_secs(1))
-            .count()
+    let busiest = |host: &String| {
+        let at = lookups(host, run);
+        let within = |from: &Instant| {
+            at.iter()
+                .filter(|one| **one >= *from && **one - *from < Duration::from_secs(1))
+                .count()
+        };
+        at.iter().map(within).max().unwrap_or_default()
     };
-    at.iter().map(within).max().unwrap_or_default()
+    contender
+        .hosts
+        .iter()
+        .map(busiest)
+        .max()
+        .unwrap_or_default()
 }
 
-/// When the contender asked for its name. A and AAAA go together: one of them counts.
-fn lookups(contender: &Contender, run: &Recording) -> Vec<tokio::time::Instant> {
+/// When a name was asked for. A and AAAA go together: one of them counts.
+fn lookups(host: &str, run: &Recording) -> Vec<Instant> {
     let its = run
         .lookups
         .iter()
-        .filter(|asked| asked.name == contender.host && asked.kind == "A");
+        .filter(|asked| asked.name == host && asked.kind == "A");
     its.map(|asked| asked.at).collect()
 }
 

@@ -21,6 +21,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::contenders::Contender;
+use crate::story::Story;
 use crate::timeline::Recording;
 use crate::verdict::{is_late, millis};
 
@@ -28,6 +29,7 @@ use crate::verdict::{is_late, millis};
 pub struct Scene<'a> {
     pub run: &'a Recording,
     pub contenders: &'a [Contender],
+    pub story: Story,
 }
 
 /// SVG text.

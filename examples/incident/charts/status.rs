@@ -8,6 +8,8 @@ use super::{
     TENTHS, canvas, label, quiet,
 };
 
+use crate::story::{Ending, Scenario};
+
 struct Lane {
     name: &'static str,
     bars: Vec<Bar>,
@@ -62,29 +64,37 @@ impl Scene<'_> {
     fn lanes(&self) -> Vec<Lane> {
         let ((onset, heal), last) = (self.outage(), self.last());
         let servfail = self.run.seconds(self.run.servfail);
+        let rolled_back = self.story.ending == Ending::RolledBack;
         let mut lanes = vec![
             Lane {
                 name: "old address range",
-                bars: vec![
-                    Bar::new(0.0, onset, PALE, "healthy"),
-                    Bar::new(
-                        onset,
-                        last,
-                        DARK,
-                        "black hole: nothing comes back, nothing is reset",
-                    ),
-                ],
+                bars: self.old_range(),
             },
             Lane {
                 name: "DNS",
                 bars: vec![
-                    Bar::new(0.0, onset, PALE, "old address"),
+                    Bar::new(0.0, onset, PALE, OLD),
                     Bar::new(onset, servfail, DARK, "silent"),
                     Bar::new(servfail, heal, MIDDLE, "SERVFAIL"),
-                    Bar::new(heal, last, PALE, "new address"),
+                    Bar::new(
+                        heal,
+                        last,
+                        PALE,
+                        if rolled_back { OLD } else { "new address" },
+                    ),
                 ],
             },
         ];
+        if self.story.scenario == Scenario::Sentinel {
+            lanes.push(Lane {
+                name: "Sentinels",
+                bars: vec![
+                    Bar::new(0.0, onset, PALE, "healthy"),
+                    Bar::new(onset, heal, DARK, "hang, are killed, start, hang"),
+                    Bar::new(heal, last, PALE, "started anew"),
+                ],
+            });
+        }
         let services = self.contenders.iter().zip(&self.run.reports);
         lanes.extend(services.map(|(one, report)| Lane {
             name: one.name,
@@ -98,6 +108,21 @@ impl Scene<'_> {
                 .collect(),
         });
         lanes
+    }
+}
+
+impl Scene<'_> {
+    fn old_range(&self) -> Vec<Bar> {
+        let ((onset, heal), last) = (self.outage(), self.last());
+        let dead = "black hole: nothing comes back, nothing is reset";
+        let mut bars = vec![Bar::new(0.0, onset, PALE, "healthy")];
+        if self.story.ending == Ending::RolledBack {
+            bars.push(Bar::new(onset, heal, DARK, dead));
+            bars.push(Bar::new(heal, last, PALE, "back"));
+        } else {
+            bars.push(Bar::new(onset, last, DARK, dead));
+        }
+        bars
     }
 }
 
@@ -140,3 +165,4 @@ fn merged(bins: &[Bin]) -> Vec<Bar> {
 }
 
 const LANE: u32 = 38;
+const OLD: &str = "old address";

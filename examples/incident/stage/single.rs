@@ -1,20 +1,21 @@
-//! The scene: one Redis, two address ranges before it, and the DNS that tells which one is right.
+//! One Redis, and two address ranges before it.
 //!
-//! Owns the server, the proxies and the name server. Promises that every contender meets the same fault at the same
-//! moment, without root: all of it is loopback. Leaves time to [`super::timeline`]. Fails with a [`LabError`].
+//! Owns the server and a proxy per range. Promises the same port in both. Leaves DNS to [`super`]. Fails with a
+//! [`LabError`] when no server can be had.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use holdfast_lab::{Answer, Dns, Embedded, LabError, Mode, Proxy, Server, Servers, net};
+use holdfast_lab::{Embedded, LabError, Mode, Proxy, Server, Servers, net};
 
+use super::EMBEDDED;
 use crate::options::Choice;
 
-/// Everything outside the clients.
-pub struct Stage {
+pub struct Single {
     backend: Backend,
     old: Proxy,
     new: Proxy,
-    pub dns: Dns,
+    /// Where it is.
+    moved: bool,
 }
 
 enum Backend {
@@ -22,73 +23,43 @@ enum Backend {
     Embedded(Embedded),
 }
 
-impl Stage {
-    /// Starts it all; every name leads to the old range.
-    pub async fn raise(choice: Choice) -> Result<Self, LabError> {
+impl Single {
+    pub async fn start(choice: Choice) -> Result<Self, LabError> {
         let backend = Backend::start(choice).await?;
         let (old, new) = ranges(backend.addr()).await?;
-        let stage = Self {
+        Ok(Self {
             backend,
             old,
             new,
-            dns: Dns::start().await?,
-        };
-        stage.dns_says(OLD_RANGE);
-        Ok(stage)
+            moved: false,
+        })
     }
 
-    /// The old range falls silent: no SYN is answered, no open connection is reset, nothing comes back.
-    pub fn black_hole_old_range(&self) {
+    pub fn fall(&mut self) {
         self.old.set(Mode::Blackhole);
+        self.moved = true;
     }
 
-    /// The name server itself falls silent.
-    pub fn dns_silent(&self) {
-        self.dns.default(Answer::Silent);
+    /// Connections that were open to the old range are reset: whoever is there now has never heard of them.
+    pub fn roll_back(&mut self) {
+        self.new.set(Mode::Blackhole);
+        self.old.set_for_old(Mode::Reset);
+        self.old.set_for_new(Mode::Pass);
+        self.moved = false;
     }
 
-    /// The name server answers that it failed.
-    pub fn dns_servfail(&self) {
-        self.dns.default(Answer::ServFail);
-    }
-
-    /// The name server tells the new address.
-    pub fn dns_heals(&self) {
-        self.dns_says(NEW_RANGE);
-    }
-
-    // Every name has the same answer: contenders differ in name only so that their lookups can be told apart.
-    fn dns_says(&self, address: Ipv4Addr) {
-        self.dns.default(Answer::addrs([address], TTL_SECONDS));
-    }
-
-    pub fn old_addr(&self) -> SocketAddr {
-        self.old.addr()
-    }
-
-    pub fn new_addr(&self) -> SocketAddr {
-        self.new.addr()
-    }
-
-    pub fn port(&self) -> u16 {
-        self.old.addr().port()
-    }
-
-    /// Such as `valkey 9.1.2`.
-    pub fn server(&self) -> String {
-        match &self.backend {
-            Backend::Real(server) => format!("{} {}", server.kind(), server.version()),
-            Backend::Embedded(_) => "embedded".to_owned(),
+    pub fn addr(&self) -> SocketAddr {
+        if self.moved {
+            self.new.addr()
+        } else {
+            self.old.addr()
         }
     }
 
-    /// The same, in words.
-    pub fn server_in_words(&self) -> String {
+    pub fn server(&self) -> String {
         match &self.backend {
-            Backend::Real(_) => format!("{} (a real server process)", self.server()),
-            Backend::Embedded(_) => {
-                "the embedded server (inside this process; --servers real takes a real one)".into()
-            }
+            Backend::Real(server) => format!("{} {}", server.kind(), server.version()),
+            Backend::Embedded(_) => EMBEDDED.to_owned(),
         }
     }
 }
@@ -142,5 +113,3 @@ const OLD_RANGE: Ipv4Addr = Ipv4Addr::new(127, 10, 1, 7);
 const NEW_RANGE: Ipv4Addr = Ipv4Addr::new(127, 10, 2, 7);
 const REDIS_PORT: u16 = 6379;
 const TRIES: u32 = 5;
-/// What cluster DNS servers commonly give.
-const TTL_SECONDS: u32 = 5;
