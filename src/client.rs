@@ -15,7 +15,7 @@ use tower::Service;
 
 use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
-    HealthWatch, Phase, Request, SentinelPolicy, Sentinels,
+    HealthWatch, Phase, ReadFrom, Request, SentinelPolicy, Sentinels,
     adopt::service_connection::empty,
     channel::Sources,
     config::defaults,
@@ -162,6 +162,22 @@ impl<C: Connect> Client<C> {
         client
     }
 
+    /// The same client, whose reads are answered by whom `read_from` says unless the request says otherwise. Where the URL names a server
+    /// itself there is no replica: [`ReadFrom::Replica`] is refused with `NoReplica` then.
+    ///
+    /// ```
+    /// use redis_holdfast::ReadFrom;
+    /// # let redis = redis_holdfast::Client::builder("redis+sentinel://s-0,s-1,s-2/orders")?.build()?;
+    /// let catalogue = redis.with_read_from(ReadFrom::PreferReplica);
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn with_read_from(&self, read_from: ReadFrom) -> Self {
+        let mut client = self.clone();
+        client.service.set_read_from(read_from);
+        client
+    }
+
     /// How the client fares. No I/O.
     ///
     /// ```
@@ -215,7 +231,7 @@ impl<C: Connect> Client<C> {
             return Err(Error::homeless());
         }
         let (deadline, mut watch) = (Deadline::after(within), self.watch_health());
-        self.service.channel().wake();
+        self.service.route().wake();
         while !watch.current().is_ready() {
             if timeout_at(deadline.at(), watch.changed()).await.is_err() {
                 let health = watch.current();
@@ -256,16 +272,16 @@ impl<C: Connect> Client<C> {
     /// ```
     pub async fn shutdown(&self, within: Duration) -> bool {
         let deadline = Deadline::after(within);
-        self.service.channel().close();
-        while !self.service.channel().is_closed() {
+        self.service.route().close();
+        while !self.service.route().is_closed() {
             if deadline.is_past(Instant::now()) || Handle::try_current().is_err() {
-                self.service.channel().abort();
+                self.service.route().abort();
                 return false;
             }
             // The supervisor's end has no bell: nobody but this method ever waits for it.
             sleep(Duration::from_millis(1).min(deadline.left(Instant::now()))).await;
         }
-        self.service.channel().seal();
+        self.service.route().seal();
         true
     }
 }
@@ -304,6 +320,11 @@ impl<C> Builder<C> {
     /// See [`ConfigBuilder::max_buffered_bytes`].
     pub fn max_buffered_bytes(self, bytes: usize) -> Self {
         self.with(|config| config.max_buffered_bytes(bytes))
+    }
+
+    /// See [`ConfigBuilder::read_from`].
+    pub fn read_from(self, read_from: ReadFrom) -> Self {
+        self.with(|config| config.read_from(read_from))
     }
 
     /// See [`ConfigBuilder::breaker`].

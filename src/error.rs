@@ -40,6 +40,8 @@ pub enum ErrorKind {
     Dns,
     /// No server that may serve this call is known.
     NoPrimary,
+    /// No replica can be read from, and the call would have nothing else; nothing was sent.
+    NoReplica,
     /// The server that answered does not have the role that was asked for.
     RoleMismatch,
     /// The server refused our credentials or permissions.
@@ -66,6 +68,7 @@ impl ErrorKind {
             Self::ConnectionLost => "connection_lost",
             Self::Dns => "dns",
             Self::NoPrimary => "no_primary",
+            Self::NoReplica => "no_replica",
             Self::RoleMismatch => "role_mismatch",
             Self::Auth => "auth",
             Self::Tls => "tls",
@@ -429,6 +432,7 @@ impl From<Error> for RedisError {
             | ErrorKind::Overloaded
             | ErrorKind::Dns
             | ErrorKind::NoPrimary
+            | ErrorKind::NoReplica
             | ErrorKind::RoleMismatch
             | ErrorKind::Tls
             | ErrorKind::Protocol
@@ -503,6 +507,7 @@ mod tests {
             (ErrorKind::Overloaded, false, false, true),
             (ErrorKind::Dns, false, false, true),
             (ErrorKind::NoPrimary, false, false, true),
+            (ErrorKind::NoReplica, false, false, true),
             (ErrorKind::RoleMismatch, false, false, true),
             (ErrorKind::Tls, false, false, true),
             (ErrorKind::Protocol, false, false, true),

@@ -126,5 +126,5 @@ pub use config::{BreakerPolicy, Config, ConfigBuilder, ConfigError, RetryPolicy,
 pub use error::{Error, ErrorKind, Phase};
 pub use health::{Health, HealthState, HealthWatch};
 pub use redis;
-pub use request::{Extensions, Replay, Reply, Request};
+pub use request::{Extensions, ReadFrom, Replay, Reply, Request};
 pub use topology::sentinel::Sentinels;

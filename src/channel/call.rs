@@ -100,6 +100,11 @@ impl<C: Dial> Call<C> {
         }
     }
 
+    /// Whether it waits for a link.
+    pub(super) fn is_seeking(&self) -> bool {
+        matches!(self.stage, Stage::Seeking { .. })
+    }
+
     /// Hands the job to the link in service, if it may go there.
     fn seek(&mut self, carry: Option<&End>) -> Result<Found, Error> {
         let hub = &self.shared.hub;

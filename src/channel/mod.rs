@@ -10,6 +10,7 @@ mod fence;
 mod gate;
 mod keep;
 mod patience;
+pub(crate) mod route;
 mod supervisor;
 mod verdict;
 
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tower::Service;
 
@@ -45,7 +47,7 @@ use crate::{
         metrics::Metrics,
         span,
     },
-    topology::sentinel::Sentinels,
+    topology::{Replica, sentinel::Sentinels},
 };
 
 /// What the calls of an endpoint share with its supervisor.
@@ -68,6 +70,9 @@ pub(crate) struct Hub<W> {
     ramp: Error,
     metrics: Metrics,
     health: Arc<HealthCell>,
+    /// The servers that may be read from instead, as the topology last said.
+    replicas: ArcSwap<Arc<[Replica]>>,
+    reads_replicas: AtomicBool,
 }
 
 impl<W: Wire> Hub<W> {
@@ -98,6 +103,8 @@ impl<W: Wire> Hub<W> {
             ),
             metrics,
             health,
+            replicas: ArcSwap::from_pointee([].into()),
+            reads_replicas: AtomicBool::new(false),
         }
     }
 

@@ -9,9 +9,10 @@ use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use super::{
     BreakerPolicy, Config, ConfigError, SentinelPolicy, defaults,
     raw::{Settings, shorten, show_bytes, show_duration},
+    target::{Server, Target},
     url::Parsed,
 };
-use crate::net::dns::DnsPolicy;
+use crate::{ReadFrom, net::dns::DnsPolicy};
 
 /// Collects settings; [`build`](Self::build) checks them all.
 ///
@@ -102,6 +103,13 @@ impl ConfigBuilder {
         self
     }
 
+    /// Who answers what only reads, where Sentinels are asked for the primary. Default [`ReadFrom::Primary`]; with anything else a URL that
+    /// names a server itself is a fault. [`Request::with_read_from`](crate::Request::with_read_from) says otherwise for a single call.
+    pub fn read_from(mut self, read_from: ReadFrom) -> Self {
+        self.given.read_from = Some(read_from);
+        self
+    }
+
     /// When the circuit opens and how it closes again. Default [`BreakerPolicy::default`].
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.breaker = policy;
@@ -148,6 +156,11 @@ impl ConfigBuilder {
         let mut faults = url.faults;
         faults.extend(range_faults(&settings));
         faults.extend(contradictions(&settings));
+        faults.extend(
+            url.target
+                .as_ref()
+                .and_then(|at| replica_fault(at, &settings)),
+        );
         faults.extend(breaker.faults());
         faults.extend(dns.faults());
         faults.extend(sentinel.faults());
@@ -225,6 +238,15 @@ fn contradictions(settings: &Settings) -> Option<String> {
             show_duration(stall),
             show_duration(detect)
         )
+    })
+}
+
+/// Replicas are known by Sentinels alone.
+fn replica_fault(target: &Target, settings: &Settings) -> Option<String> {
+    let read_from = settings.read_from.unwrap_or_default();
+    let lone = !matches!(target.server, Server::Sentinel(_));
+    (lone && read_from != ReadFrom::Primary).then(|| {
+        "read_from: a replica given for a URL that names one server; legal with redis+sentinel://s1,s2,s3/NAME".to_owned()
     })
 }
 

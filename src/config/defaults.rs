@@ -147,6 +147,7 @@ pub(crate) fn table() -> Vec<(&'static str, String, String)> {
         ("stall_after", time(STALL_AFTER), times(STALL_AFTER_LEGAL)),
         ("connect_timeout", time(CONNECT_TIMEOUT), times(CONNECT_TIMEOUT_LEGAL)),
         ("max_buffered_bytes", show_bytes(MAX_BUFFERED_BYTES), span(&MAX_BUFFERED_BYTES_LEGAL, show_bytes)),
+        ("read_from", "primary".to_owned(), "primary, prefer_replica, replica".to_owned()),
         ("breaker.window", time(BREAKER_WINDOW), times(BREAKER_WINDOW_LEGAL)),
         ("breaker.min_calls", BREAKER_MIN_CALLS.to_string(), whole(BREAKER_MIN_CALLS_LEGAL)),
         ("breaker.failure_rate_basis_points", BREAKER_FAILURE_RATE.to_string(), whole(BASIS_POINTS_LEGAL)),
@@ -203,7 +204,7 @@ mod tests {
         let table = table();
         assert_eq!((table[0].0, &*table[0].1), ("call_timeout", "500ms"));
         assert_eq!(table[6].1, "64MiB");
-        assert_eq!(table[11].1, "100ms … 270ms");
-        assert_eq!(table[16].2, "1s … 1h");
+        assert_eq!(table[12].1, "100ms … 270ms");
+        assert_eq!(table[17].2, "1s … 1h");
     }
 }

@@ -30,7 +30,7 @@ use raw::{Environment, Settings};
 use target::Target;
 use url::Parsed;
 
-use crate::net::dns::DnsPolicy;
+use crate::{ReadFrom, net::dns::DnsPolicy};
 
 /// A valid configuration.
 ///
@@ -70,7 +70,7 @@ impl Config {
     }
 
     /// Reads the variables `{prefix}URL` (required), `{prefix}CALL_TIMEOUT`, `{prefix}MAX_IN_FLIGHT`, `{prefix}NAME`,
-    /// `{prefix}DETECT_WITHIN`, `{prefix}STALL_AFTER`, `{prefix}CONNECT_TIMEOUT` and `{prefix}MAX_BUFFERED_BYTES`: durations as `250ms`,
+    /// `{prefix}DETECT_WITHIN`, `{prefix}STALL_AFTER`, `{prefix}CONNECT_TIMEOUT`, `{prefix}MAX_BUFFERED_BYTES` and `{prefix}READ_FROM`: durations as `250ms`,
     /// `2s`, `1m`, sizes as `1048576` or `64MiB`. A variable wins over the URL's parameter.
     ///
     /// A variable under the prefix that looks like a misspelt one of these is a fault; any other is left alone, for Kubernetes puts
@@ -216,6 +216,20 @@ impl Config {
         self.settings
             .max_buffered_bytes
             .unwrap_or(defaults::MAX_BUFFERED_BYTES)
+    }
+
+    pub(crate) fn read_from(&self) -> ReadFrom {
+        self.settings.read_from.unwrap_or_default()
+    }
+
+    /// The same for one of its replicas: a server like any other, counted under a name of its own.
+    pub(crate) fn of_replica(&self, host: &str, port: u16) -> Self {
+        let mut config = self.clone();
+        let host = host.to_owned();
+        config.target.server = Server::Tcp { host, port };
+        config.endpoint = config.target.server.endpoint();
+        config.name = format!("{}.replicas", self.name).into();
+        config
     }
 
     pub(crate) fn breaker(&self) -> &BreakerPolicy {

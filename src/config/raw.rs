@@ -6,8 +6,10 @@
 
 use std::{ffi::OsString, time::Duration};
 
+use crate::ReadFrom;
+
 /// The knobs that text can set, in the order of the README.
-pub(super) const KNOBS: [&str; 7] = [
+pub(super) const KNOBS: [&str; 8] = [
     "call_timeout",
     "max_in_flight",
     "name",
@@ -15,6 +17,7 @@ pub(super) const KNOBS: [&str; 7] = [
     "stall_after",
     "connect_timeout",
     "max_buffered_bytes",
+    "read_from",
 ];
 
 /// What was said of each knob; `None` where nothing was.
@@ -27,6 +30,7 @@ pub(super) struct Settings {
     pub(super) stall_after: Option<Duration>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) max_buffered_bytes: Option<usize>,
+    pub(super) read_from: Option<ReadFrom>,
 }
 
 impl Settings {
@@ -40,6 +44,7 @@ impl Settings {
             "stall_after" => self.stall_after = Some(duration(label, text)?),
             "connect_timeout" => self.connect_timeout = Some(duration(label, text)?),
             "max_buffered_bytes" => self.max_buffered_bytes = Some(bytes(label, text)?),
+            "read_from" => self.read_from = Some(read_from(label, text)?),
             _ => {
                 return Err(format!(
                     "{label}: unknown; legal here: {}",
@@ -60,7 +65,20 @@ impl Settings {
             stall_after: self.stall_after.or(other.stall_after),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),
             max_buffered_bytes: self.max_buffered_bytes.or(other.max_buffered_bytes),
+            read_from: self.read_from.or(other.read_from),
         }
+    }
+}
+
+fn read_from(label: &str, text: &str) -> Result<ReadFrom, String> {
+    match text {
+        "primary" => Ok(ReadFrom::Primary),
+        "prefer_replica" => Ok(ReadFrom::PreferReplica),
+        "replica" => Ok(ReadFrom::Replica),
+        other => Err(format!(
+            "{label}: `{}` given; legal: primary, prefer_replica, replica",
+            shorten(other)
+        )),
     }
 }
 
@@ -327,6 +345,7 @@ mod tests {
                 ("CACHE_STALL_AFTER", "100ms"),
                 ("CACHE_CONNECT_TIMEOUT", "1s"),
                 ("CACHE_MAX_BUFFERED_BYTES", "1MiB"),
+                ("CACHE_READ_FROM", "prefer_replica"),
                 ("REDIS_URL", "not ours"),
             ],
         );
@@ -342,6 +361,7 @@ mod tests {
                 stall_after: Some(Duration::from_millis(100)),
                 connect_timeout: Some(Duration::from_secs(1)),
                 max_buffered_bytes: Some(1 << 20),
+                read_from: Some(ReadFrom::PreferReplica),
             }
         );
     }

@@ -41,7 +41,8 @@ impl SentinelPolicy {
     /// The Sentinel that leads a failover names the replica before it promotes it, and the others hear of the promotion most of a second
     /// later. With this on, the replica itself is asked every 50 ms, and served from as soon as four things agree: a Sentinel named it
     /// in this failover; a majority of the known Sentinels hold the old primary down; our own connection to that is dead or silent; and
-    /// the replica says it is a primary, with the old one's data. In a failover that somebody ordered (`SENTINEL FAILOVER`) the old primary
+    /// the replica says it is a primary, with the old one's data. Where the Sentinel that leads is silent to us every replica is asked, and
+    /// that one was seen turning primary in this failover, alone of all, stands for the first. In a failover that somebody ordered (`SENTINEL FAILOVER`) the old primary
     /// lives on, and what is written to it is lost: there the first and the last of the four are enough. `false` waits for the Sentinels' agreement alone.
     #[must_use]
     pub fn early_promotion(mut self, allowed: bool) -> Self {

@@ -86,6 +86,7 @@ pub fn cache_miss(request: &Request, error: &Error) -> Option<Reply> {
             | ErrorKind::ConnectionLost
             | ErrorKind::Dns
             | ErrorKind::NoPrimary
+            | ErrorKind::NoReplica
     );
     let nils = |others: usize| {
         let keys = request.words()?.checked_sub(others)?;

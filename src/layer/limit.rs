@@ -162,6 +162,10 @@ impl<S> Limit<S> {
         Self { inner, budget }
     }
 
+    pub(crate) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
     fn admit(&self, bytes: usize) -> Result<Permit, &Error> {
         let (budget, bytes) = (&**self.budget, bytes as u64);
         // Counted like the others, a command as large as the budget would have to wait until it is alone, and then refuse all others.

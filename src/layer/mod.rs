@@ -30,8 +30,8 @@ use tower::{Layer, Service};
 
 use self::limit::Caps;
 use crate::{
-    Config, Error, Reply, Request,
-    channel::{Channel, Sources},
+    Config, Error, ReadFrom, Reply, Request,
+    channel::{Channel, Sources, route::Route},
     dns::Resolve,
     health::HealthCell,
     telemetry::metrics::Metrics,
@@ -67,7 +67,7 @@ type Stack<C> =
     Telemetry<      // outermost: sees every outcome, also the refused ones
     Timeout<        // one deadline for waiting and every attempt; its expiry is an outcome that link and breaker hear of
     Limit<          // refuses the call that would queue; its permit is held until the outcome
-    Channel<C>      // the breaker and the link in service
+    Route<C>        // the channel to the primary, or for a read the one to a replica: each a breaker and the link in service
     >>>;
 
 /// Wraps a *connector* and heals what it makes: names followed, silence found, links probed, swapped and fenced, the circuit opened
@@ -142,11 +142,12 @@ impl ResilienceLayer {
             metrics,
             health,
         );
-        let limit = Limit::new(channel.clone(), &Caps::of(config), &metrics);
+        let route = Route::new(channel, config.read_from());
+        let limit = Limit::new(route.clone(), &Caps::of(config), &metrics);
         let timeout = Timeout::new(limit, config.call_timeout());
         ResilienceService {
             stack: Telemetry::new(timeout, metrics),
-            channel,
+            route,
         }
     }
 }
@@ -176,12 +177,20 @@ impl<C: Connect> Layer<C> for ResilienceLayer {
 /// Those of [`telemetry::names`](crate::telemetry::names), under the name of its configuration.
 pub struct ResilienceService<C: Connect> {
     stack: Stack<C>,
-    channel: Channel<C>,
+    route: Route<C>,
 }
 
 impl<C: Connect> ResilienceService<C> {
-    pub(crate) fn channel(&self) -> &Channel<C> {
-        &self.channel
+    pub(crate) fn route(&self) -> &Route<C> {
+        &self.route
+    }
+
+    pub(crate) fn set_read_from(&mut self, read_from: ReadFrom) {
+        self.stack
+            .inner_mut()
+            .inner_mut()
+            .inner_mut()
+            .set(read_from);
     }
 
     pub(crate) fn set_call_timeout(&mut self, call_timeout: Duration) {
@@ -193,7 +202,7 @@ impl<C: Connect> Clone for ResilienceService<C> {
     fn clone(&self) -> Self {
         Self {
             stack: self.stack.clone(),
-            channel: self.channel.clone(),
+            route: self.route.clone(),
         }
     }
 }

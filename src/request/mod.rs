@@ -6,6 +6,7 @@
 
 pub(crate) mod commands;
 mod extensions;
+mod read_from;
 mod refused;
 mod replay;
 
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub use extensions::Extensions;
+pub use read_from::ReadFrom;
 pub(crate) use refused::Refusals;
 pub use replay::Replay;
 
@@ -48,6 +50,7 @@ pub struct Request {
     shape: Shape,
     command: &'static Command,
     effect: Effect,
+    reads: bool,
     refusal: Option<&'static str>,
     timeout: Option<Duration>,
     begun: Option<Instant>,
@@ -174,6 +177,7 @@ impl Request {
             shape,
             command: verdict.command,
             effect: verdict.effect,
+            reads: verdict.reads,
             refusal: verdict.refusal,
             timeout: None,
             begun: None,
@@ -196,6 +200,7 @@ impl From<&Cmd> for Request {
             },
             command: verdict.command,
             effect: verdict.effect,
+            reads: verdict.reads,
             refusal: verdict.refusal,
             timeout: None,
             begun: None,
@@ -319,6 +324,18 @@ impl Reply {
         match &self.values {
             Values::One(Value::ServerError(error)) => Some(error.code()),
             _ => None,
+        }
+    }
+
+    /// Whether its server says that it has not the data, or refuses the command because it is a replica.
+    pub(crate) fn is_of_a_replica_that_cannot(&self) -> bool {
+        let cannot = |value: &Value| {
+            matches!(value, Value::ServerError(error)
+                if matches!(error.code(), "MASTERDOWN" | "LOADING" | "READONLY"))
+        };
+        match &self.values {
+            Values::One(value) => cannot(value),
+            Values::Many(values) | Values::Refused(values, _) => values.iter().any(cannot),
         }
     }
 

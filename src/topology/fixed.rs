@@ -25,6 +25,7 @@ impl Fixed {
             epoch: 1,
             term: 0,
             doubted: false,
+            replicas: [].into(),
         });
         Self {
             map: watch::Sender::new(map),

@@ -28,6 +28,16 @@ pub(crate) struct Map {
     pub(crate) term: u64,
     /// Somebody holds the primary down: a link to it should look for itself.
     pub(crate) doubted: bool,
+    /// The servers that may be read from instead of it.
+    pub(crate) replicas: Arc<[Replica]>,
+}
+
+/// A server that has the primary's data, or had them a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replica {
+    /// A name or an IP literal, an IPv6 literal without brackets.
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
 }
 
 /// One server, and the addresses it may be dialled at.
@@ -105,6 +115,8 @@ pub(crate) trait Topology: Send + Sync + 'static {
     fn need(&self, need: Need);
     /// Says how the link to the primary is. Cheap; may be repeated.
     fn witness(&self, _: Witness) {}
+    /// Says that calls read from replicas: from then on it is looked how far they lag behind. Cheap; may be repeated.
+    fn read_replicas(&self) {}
     /// Whether it may end before its client does, because another client's runtime keeps it.
     fn is_shared(&self) -> bool {
         false

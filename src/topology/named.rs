@@ -38,6 +38,7 @@ impl Named {
             epoch: 0,
             term: 0,
             doubted: false,
+            replicas: [].into(),
         }));
         let tell = move |found| {
             let primary = node(&endpoint, port, found);
@@ -48,6 +49,7 @@ impl Named {
                     epoch,
                     term: 0,
                     doubted: false,
+                    replicas: [].into(),
                 });
             });
         };

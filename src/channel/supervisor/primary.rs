@@ -5,7 +5,10 @@
 //! of it); links, attempts and doubts about the old server are forgotten. Leaves who the primary is to [`topology`](crate::topology),
 //! roles to the handshake: a link is in service only after its server has said that it is a primary. Cannot fail.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -45,6 +48,12 @@ impl<C: Dial> Supervisor<C> {
     /// Follows the map to another server, and looks at the link where the Sentinels doubt its server.
     pub(super) fn mind_primary(&mut self, now: Instant) {
         let map = self.maps.borrow().clone();
+        if **self.hub.replicas.load() != map.replicas {
+            self.hub.replicas.store(Arc::new(map.replicas.clone()));
+        }
+        if self.hub.reads_replicas.load(Ordering::Relaxed) {
+            self.topology.read_replicas();
+        }
         if map.term != self.term {
             self.term = map.term;
             self.turn_to(&map.primary.addresses, now);

@@ -30,6 +30,7 @@ pub(crate) fn judge(result: Result<&Reply, &Error>) -> Judgement {
             | ErrorKind::Protocol => Judgement::Failed,
             ErrorKind::CircuitOpen
             | ErrorKind::Overloaded
+            | ErrorKind::NoReplica
             | ErrorKind::Refused
             | ErrorKind::RoleMismatch
             | ErrorKind::Auth => Judgement::Neutral,

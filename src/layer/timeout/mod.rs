@@ -88,6 +88,10 @@ impl<S> Timeout<S> {
     pub(crate) fn set(&mut self, call_timeout: Duration) {
         self.call_timeout = call_timeout;
     }
+
+    pub(crate) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
 }
 
 impl<S> Service<Request> for Timeout<S>

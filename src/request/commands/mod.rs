@@ -80,6 +80,8 @@ enum Bar {
 pub(crate) struct Verdict {
     pub(crate) command: &'static Command,
     pub(crate) effect: Effect,
+    /// A replica may answer it: it looks at the data and does nothing else.
+    pub(crate) reads: bool,
     pub(crate) refusal: Option<&'static str>,
 }
 
@@ -89,6 +91,7 @@ pub(crate) fn classify(cmd: &Cmd) -> Verdict {
     Verdict {
         command: read.command,
         effect: read.effect,
+        reads: read.is_answered_by_replicas(),
         refusal: match read.bar {
             Bar::None => None,
             Bar::BlocksWith { why, .. }
@@ -110,6 +113,7 @@ pub(crate) fn classify_pipeline(pipeline: &Pipeline) -> Verdict {
         inside: atomic,
         looked: false,
         effect: Effect::None,
+        reads: !atomic,
         refusal: None,
     };
     for cmd in pipeline.cmd_iter() {
@@ -118,6 +122,7 @@ pub(crate) fn classify_pipeline(pipeline: &Pipeline) -> Verdict {
     Verdict {
         command: if atomic { &ATOMIC } else { &PIPELINE },
         effect: walk.effect,
+        reads: walk.reads,
         refusal: walk.finish(),
     }
 }
@@ -168,6 +173,19 @@ impl Read {
     }
 }
 
+impl Read {
+    /// Whether a replica may answer it. What is a write to the server whatever its options (`SORT`), what asks the server about itself, and
+    /// what needs something that only its primary has been given stays with the primary.
+    fn is_answered_by_replicas(&self) -> bool {
+        let Command { name, form, .. } = self.command;
+        self.effect == Effect::None
+            && matches!(self.bar, Bar::None)
+            && matches!(form, Form::Plain)
+            && !name.contains(' ')
+            && !AT_THE_PRIMARY.contains(name)
+    }
+}
+
 /// Where in a pipeline we are, and what it has come to.
 struct Walk {
     atomic: bool,
@@ -176,11 +194,13 @@ struct Walk {
     /// A command before this one has looked at the data.
     looked: bool,
     effect: Effect,
+    reads: bool,
     refusal: Option<&'static str>,
 }
 
 impl Walk {
     fn step(&mut self, read: &Read) {
+        self.reads &= read.is_answered_by_replicas();
         match read.bar {
             Bar::Begins(_) if !self.inside => self.inside = true,
             Bar::Ends(_) if self.inside && !self.atomic => self.inside = false,
@@ -326,6 +346,18 @@ use {blocks, by_hand, session};
 
 static COMMANDS: Index = Index::new(rows::ROWS);
 static SUBCOMMANDS: Index = Index::new(subcommands::ROWS);
+
+/// Without effect, and nothing to ask a replica for.
+const AT_THE_PRIMARY: [&str; 8] = [
+    "ECHO",
+    "EVALSHA_RO",
+    "INFO",
+    "LASTSAVE",
+    "PING",
+    "ROLE",
+    "TIME",
+    "TOUCH",
+];
 
 /// The server does not answer an empty command at all, so that every later reply would go to the wrong caller.
 const NAMELESS: &str = "a command without a name is never answered; name the command";

@@ -6,17 +6,14 @@
 //! Leaves hearing and acting to [`follow`](super::follow). Pure: time is an argument. Cannot fail.
 //! Recorded failovers in `tests/fixtures/sentinel` are its specification, besides the tests at the bottom.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     board::Testimony,
     failover::{Claim, Failover, PeerId},
+    lag::Lag,
     vote::{Followed, Seat, Verdict, Word, vote},
     wire::{Spot, Told, View},
 };
@@ -26,7 +23,7 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 /// A primary that was away for so long may be left for one of an older epoch: longer than Sentinels take to agree on a promotion.
 const LOST: Duration = Duration::from_secs(3);
 
-/// Replicas that are asked. More of them are known.
+/// Replicas that are asked, and read from. More of them are known.
 const MOST_REPLICAS: usize = 8;
 
 /// Why the Sentinels are no help.
@@ -72,6 +69,9 @@ pub(super) struct Belief {
     followed: Option<Followed>,
     /// What replicas said of themselves in this failover.
     claims: BTreeMap<Spot, Seen>,
+    lag: Lag,
+    /// The replicas before the primary was followed, until the Sentinels tell those of the new one.
+    heirs: BTreeMap<Spot, bool>,
     lineage: Option<String>,
     own_link_down: bool,
     down_since: Option<Instant>,
@@ -92,6 +92,8 @@ impl Belief {
             failover: Failover::default(),
             followed: None,
             claims: BTreeMap::new(),
+            lag: Lag::default(),
+            heirs: BTreeMap::new(),
             lineage: None,
             own_link_down: false,
             down_since: None,
@@ -163,8 +165,13 @@ impl Belief {
         }
     }
 
-    /// The replica at `spot` says what it is.
-    pub(super) fn on_claim(&mut self, spot: &Spot, claim: Claim) {
+    /// The server at `spot` says what it is.
+    pub(super) fn on_claim(&mut self, spot: &Spot, claim: Claim, now: Instant) {
+        if self.followed.as_ref().is_some_and(|at| at.spot == *spot) {
+            self.lag.on_primary(&claim, now);
+            return;
+        }
+        self.lag.on_replica(spot, &claim);
         let before = self.claims.get(spot);
         let was_replica = before.is_some_and(|seen| seen.was_replica || !seen.claim.is_primary);
         self.claims
@@ -174,8 +181,9 @@ impl Belief {
     /// What our own links say of the primary that is followed.
     pub(super) fn on_testimony(&mut self, testimony: &Testimony, now: Instant) {
         self.own_link_down = testimony.down;
-        if testimony.lineage.is_some() {
-            self.lineage.clone_from(&testimony.lineage);
+        if let Some(lineage) = &testimony.lineage {
+            self.lag.on_lineage(lineage);
+            self.lineage = Some(lineage.clone());
         }
         if testimony.down {
             self.down_since.get_or_insert(now);
@@ -210,7 +218,8 @@ impl Belief {
         let mut asked = match named {
             Some(spot) => vec![spot],
             None if self.own_link_down && self.failover.is_unled() => {
-                self.replicas_of(&followed.spot)
+                let known = self.replicas_of(&followed.spot);
+                known.into_keys().take(MOST_REPLICAS).collect()
             }
             None => Vec::new(),
         };
@@ -218,14 +227,38 @@ impl Belief {
         asked
     }
 
-    /// Those that any Sentinel knows as replicas of this primary.
-    fn replicas_of(&self, primary: &Spot) -> Vec<Spot> {
+    /// The replicas of the primary that is followed, each with whether it may be read from.
+    pub(super) fn replicas(&self, now: Instant) -> BTreeMap<Spot, bool> {
+        let Some(followed) = &self.followed else {
+            return BTreeMap::new();
+        };
+        let tells =
+            |view: &View| view.replicas.is_some() && view.primary.as_ref() == Some(&followed.spot);
+        let mut known = if self.seats.values().filter_map(view).any(tells) {
+            self.replicas_of(&followed.spot)
+        } else {
+            self.heirs.clone()
+        };
+        known.remove(&followed.spot);
+        let may = |(spot, well): (Spot, bool)| {
+            let may = well && self.lag.allows(&spot, now);
+            (spot, may)
+        };
+        known.into_iter().map(may).take(MOST_REPLICAS).collect()
+    }
+
+    /// Those that any Sentinel knows as replicas of this primary, each with whether it is well by the word of half of them or more.
+    fn replicas_of(&self, primary: &Spot) -> BTreeMap<Spot, bool> {
         let views = self.seats.values().filter_map(view);
         let of_it = views.filter(|view| view.primary.as_ref() == Some(primary));
-        let known: BTreeSet<&Spot> = of_it
-            .flat_map(|view| view.replicas.iter().flatten())
-            .collect();
-        known.into_iter().take(MOST_REPLICAS).cloned().collect()
+        let mut votes: BTreeMap<&Spot, (usize, usize)> = BTreeMap::new();
+        for listed in of_it.flat_map(|view| view.replicas.iter().flatten()) {
+            let (well, all) = votes.entry(&listed.spot).or_default();
+            *well += usize::from(listed.well);
+            *all += 1;
+        }
+        let count = |(spot, (well, all)): (&Spot, (usize, usize))| (spot.clone(), well * 2 >= all);
+        votes.into_iter().map(count).collect()
     }
 
     /// Sentinels that answer.
@@ -295,6 +328,8 @@ impl Belief {
     fn forget_claims(&mut self, now: Instant) {
         let asked = self.candidates(now);
         self.claims.retain(|spot, _| asked.contains(spot));
+        let known = self.replicas(now);
+        self.lag.keep(|spot| known.contains_key(spot));
     }
 
     fn promoted(&self) -> Option<Turn> {
@@ -341,6 +376,8 @@ impl Belief {
     }
 
     fn follow(&mut self, turn: Turn, now: Instant) -> Turn {
+        self.heirs = self.replicas(now);
+        self.lag.turn();
         self.turned = Some(now);
         self.followed = Some(Followed {
             spot: turn.spot.clone(),
@@ -372,7 +409,10 @@ mod replay;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::sentinel::wire::Event;
+    use crate::topology::sentinel::{
+        failover::Data,
+        wire::{Event, Listed},
+    };
 
     fn spot(port: u16) -> Spot {
         Spot::new("10.0.0.1", port)
@@ -457,10 +497,21 @@ mod tests {
         assert_eq!((turn.spot, turn.epoch, turn.why), (spot(2), 0, Why::Vote));
     }
 
+    fn listed(port: u16) -> Listed {
+        let (spot, well) = (spot(port), true);
+        Listed { spot, well }
+    }
+
     /// What `port` says of itself: its role, and whose data it has.
     fn claim(belief: &mut Belief, port: u16, is_primary: bool, parent: &str) {
         let parent = Some(parent.to_owned());
-        belief.on_claim(&spot(port), Claim { is_primary, parent });
+        let data = Data::default();
+        let claim = Claim {
+            is_primary,
+            parent,
+            data,
+        };
+        belief.on_claim(&spot(port), claim, Instant::now());
     }
 
     /// A failover whose leader nobody hears: two of three hold port 1 down, and so do we. Ports 2 and 3 have said that they are replicas.
@@ -471,7 +522,7 @@ mod tests {
             let Word::Says(view) = says(1, 3) else {
                 return belief;
             };
-            let replicas = Some(vec![spot(1), spot(2), spot(3)]);
+            let replicas = Some([1, 2, 3].map(listed).to_vec());
             belief.on_word(peer, Word::Says(View { replicas, ..view }), now);
         }
         belief.decide(now).expect("found");
@@ -507,6 +558,33 @@ mod tests {
         let turn = belief.decide(now).expect("promoted");
         assert_eq!((turn.spot, turn.why), (spot(2), Why::Promotion));
         assert!(belief.candidates(now).is_empty(), "it is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_are_read_while_half_of_the_sentinels_call_them_well() {
+        let now = Instant::now();
+        let mut belief = unled(now, true);
+        let may = |belief: &Belief| belief.replicas(now).into_iter().collect::<Vec<_>>();
+        assert_eq!(may(&belief), [(spot(2), false), (spot(3), false)], "deaf");
+        belief.lag.turn();
+        assert_eq!(may(&belief), [(spot(2), true), (spot(3), true)]);
+        for peer in [1, 2] {
+            let Word::Says(view) = says(1, 3) else { return };
+            let mut rows = [1, 2, 3].map(listed).to_vec();
+            rows[2].well = false;
+            let view = View {
+                replicas: Some(rows),
+                s_down: true,
+                ..view
+            };
+            belief.on_word(peer, Word::Says(view), now);
+        }
+        assert_eq!(may(&belief), [(spot(2), true), (spot(3), false)]);
+        claim(&mut belief, 2, false, "");
+        claim(&mut belief, 2, true, "ours");
+        assert_eq!(belief.decide(now).map(|turn| turn.spot), Some(spot(2)));
+        // Known before the Sentinels tell them anew.
+        assert_eq!(may(&belief), [(spot(3), false)], "one is the primary now");
     }
 
     #[tokio::test(start_paused = true)]

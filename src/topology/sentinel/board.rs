@@ -36,6 +36,8 @@ struct Inner {
 #[derive(Default)]
 struct Stake {
     urgent: bool,
+    /// It reads from replicas.
+    reads: bool,
     witness: Option<Witness>,
 }
 
@@ -44,6 +46,8 @@ struct Stake {
 pub(super) struct Testimony {
     /// Somebody needs a fresh answer.
     pub(super) urgent: bool,
+    /// Somebody reads from replicas.
+    pub(super) reads: bool,
     /// A link to it works.
     pub(super) works: bool,
     /// A link to it is down or demoted, and none works.
@@ -79,6 +83,14 @@ impl Board {
         }
     }
 
+    pub(super) fn read_replicas(&self, id: StakeId) {
+        if let Some(stake) = self.lock().stakes.get_mut(&id)
+            && !std::mem::replace(&mut stake.reads, true)
+        {
+            self.news.notify_one();
+        }
+    }
+
     pub(super) fn witness(&self, id: StakeId, witness: Witness) {
         if let Some(stake) = self.lock().stakes.get_mut(&id)
             && stake.witness.as_ref() != Some(&witness)
@@ -93,6 +105,7 @@ impl Board {
         let mut all = Testimony::default();
         for stake in inner.stakes.values() {
             all.urgent |= stake.urgent;
+            all.reads |= stake.reads;
             let Some(witness) = stake.witness.as_ref().filter(|at| at.term == term) else {
                 continue;
             };

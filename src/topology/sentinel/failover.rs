@@ -28,6 +28,21 @@ pub(crate) struct Claim {
     pub(crate) is_primary: bool,
     /// The replication id its data had before it was one.
     pub(crate) parent: Option<String>,
+    /// How it stands to the data of the primary.
+    pub(crate) data: Data,
+}
+
+/// What a server says of its data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Data {
+    /// Its replication id.
+    pub(crate) lineage: Option<String>,
+    /// How much of it there is.
+    pub(crate) offset: Option<u64>,
+    /// It hears its primary, or has not for so long; nothing where it never did.
+    pub(crate) deaf_for: Option<Duration>,
+    /// It is taking over a whole set of data.
+    pub(crate) syncing: bool,
 }
 
 impl Claim {
@@ -204,6 +219,7 @@ mod tests {
         Claim {
             is_primary: true,
             parent: Some(LINEAGE.to_owned()),
+            data: Data::default(),
         }
     }
 
@@ -250,6 +266,7 @@ mod tests {
             let claim = Claim {
                 is_primary: true,
                 parent: parent.map(str::to_owned),
+                data: Data::default(),
             };
             assert!(
                 !serve(&failover, true, &claim, lineage),

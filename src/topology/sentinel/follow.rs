@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{
     belief::{Belief, Trouble, Turn, Why},
     board::{Board, Testimony},
-    candidate,
+    candidate::{self, Cause},
     failover::PeerId,
     peer::Report,
     plan::Plan,
@@ -28,7 +28,7 @@ use crate::{
     Error, ErrorKind, Phase,
     net::dns::{Follower, Found, Lookups, Pace},
     task::{Owned, spawn_owned},
-    topology::{Map, Node, named::node},
+    topology::{Map, Node, Replica, named::node},
 };
 
 /// Questions to one Sentinel are at least so far apart, whatever happens.
@@ -69,8 +69,9 @@ struct Home {
     found: watch::Receiver<Found>,
 }
 
-/// A replica that may be promoted, asked.
+/// A server that is asked for its role and its data.
 struct Candidate {
+    cause: Cause,
     _dns: Follower,
     _task: Owned,
 }
@@ -121,7 +122,7 @@ impl Follow {
                 self.turn_to(turn);
             }
             self.watch_candidates(now);
-            self.publish();
+            self.publish(now);
         }
     }
 
@@ -131,7 +132,7 @@ impl Follow {
         match report {
             Report::Claims(spot, claim) => {
                 if self.candidates.contains_key(&spot) {
-                    self.belief.on_claim(&spot, claim);
+                    self.belief.on_claim(&spot, claim, now);
                 }
             }
             Report::Told(told) => {
@@ -197,7 +198,7 @@ impl Follow {
             self.next_census = now + CENSUS_EVERY;
         }
         let urgent = self.is_urgent();
-        let replicas = census || urgent || self.belief.is_doubted();
+        let replicas = census || urgent || self.belief.is_doubted() || self.testimony.reads;
         self.belief.ask();
         self.table.order(|order| {
             order.round += 1;
@@ -292,31 +293,40 @@ impl Follow {
         self.term += 1;
     }
 
-    /// Sees to it that the replicas which may be promoted, and no others, are asked for their roles.
+    /// Sees to it that the replicas which may be promoted, those that are read from, their primary, and no others are asked.
     fn watch_candidates(&mut self, now: Instant) {
-        let wanted = self.belief.candidates(now);
-        self.candidates.retain(|spot, _| wanted.contains(spot));
-        for spot in wanted {
+        let mut wanted: BTreeMap<Spot, Cause> = BTreeMap::new();
+        if self.testimony.reads {
+            let replicas = self.belief.replicas(now).into_keys();
+            let primary = self.home.iter().map(|home| home.spot.clone());
+            wanted.extend(replicas.chain(primary).map(|spot| (spot, Cause::Reads)));
+        }
+        let promotable = self.belief.candidates(now).into_iter();
+        wanted.extend(promotable.map(|spot| (spot, Cause::Promotion)));
+        self.candidates
+            .retain(|spot, candidate| wanted.get(spot) == Some(&candidate.cause));
+        for (spot, cause) in wanted {
             if !self.candidates.contains_key(&spot) {
-                let candidate = self.watch(&spot);
+                let candidate = self.watch(&spot, cause);
                 self.candidates.insert(spot, candidate);
             }
         }
     }
 
-    fn watch(&self, spot: &Spot) -> Candidate {
+    fn watch(&self, spot: &Spot, cause: Cause) -> Candidate {
         let (found, finding) = watch::channel(Found::default());
         let dns = self.plan.follow(spot, found);
         dns.pace(Pace::Urgent);
         let (reporter, plan) = (self.reporter.clone(), self.plan.clone());
-        let task = candidate::run(CANDIDATE, spot.clone(), finding, reporter, plan);
+        let task = candidate::run(CANDIDATE, spot.clone(), cause, finding, reporter, plan);
         Candidate {
+            cause,
             _dns: dns,
             _task: spawn_owned(&self.plan.runtime, task),
         }
     }
 
-    fn publish(&self) {
+    fn publish(&self, now: Instant) {
         let mut primary = self.home.as_ref().map_or_else(Node::unknown, |home| {
             node(&home.endpoint, home.spot.port, home.found.borrow().clone())
         });
@@ -325,11 +335,17 @@ impl Follow {
             primary.trouble = trouble.map(|trouble| self.error(trouble));
         }
         let doubted = self.belief.is_doubted();
+        let readable = self.belief.replicas(now).into_iter();
+        let readable = readable.filter(|(_, may)| *may);
+        let replicas: Arc<[Replica]> = readable
+            .map(|(Spot { host, port }, _)| Replica { host, port })
+            .collect();
         self.map.send_if_modified(|map| {
             let was = says(&map.primary.trouble);
             let is = says(&primary.trouble);
             let same = map.term == self.term
                 && map.doubted == doubted
+                && map.replicas == replicas
                 && map.primary.addresses == primary.addresses
                 && map.primary.gone == primary.gone
                 && was == is;
@@ -347,6 +363,7 @@ impl Follow {
                 epoch: map.epoch + 1,
                 term: self.term,
                 doubted,
+                replicas,
             });
             true
         });

@@ -11,6 +11,7 @@ mod board;
 mod candidate;
 mod failover;
 mod follow;
+mod lag;
 mod peer;
 mod plan;
 mod table;
@@ -111,6 +112,7 @@ impl Shared {
             epoch: 0,
             term: 0,
             doubted: false,
+            replicas: [].into(),
         }));
         let plan = Plan::new(config, group, resolver, runtime);
         // Its tasks start in the runtime that the plan names, wherever it is made.
@@ -162,6 +164,10 @@ impl Topology for Sentinel {
 
     fn witness(&self, witness: Witness) {
         self.shared.board.witness(self.stake, witness);
+    }
+
+    fn read_replicas(&self) {
+        self.shared.board.read_replicas(self.stake);
     }
 
     fn is_shared(&self) -> bool {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::topology::sentinel::wire;
+use crate::topology::sentinel::{failover::Data, wire};
 
 /// A silent link is given up after so many seconds.
 const LINK_DOWN: f64 = 0.45;
@@ -125,8 +125,9 @@ impl Recording {
                 let claim = Claim {
                     is_primary: role_of(&candidate) == "master",
                     parent: Some(LINEAGE.to_owned()),
+                    data: Data::default(),
                 };
-                belief.on_claim(&candidate, claim);
+                belief.on_claim(&candidate, claim, now);
             }
             if let Some(turn) = belief.decide(now) {
                 story.turns.push((*seconds, turn.spot, turn.why));
@@ -158,7 +159,13 @@ impl Recording {
                 quorum: field("quorum").parse().expect("a quorum"),
                 others: field("others").parse().expect("a number"),
                 id: Some(peer.into()),
-                replicas: Some(self.replicas.clone()),
+                replicas: {
+                    let listed = |spot: &Spot| wire::Listed {
+                        spot: spot.clone(),
+                        well: true,
+                    };
+                    Some(self.replicas.iter().map(listed).collect())
+                },
                 ..View::default()
             }),
         }

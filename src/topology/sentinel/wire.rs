@@ -4,10 +4,11 @@
 //! name; events of other primaries are none of ours. Leaves belief to [`vote`](super::vote) and [`failover`](super::failover).
 //! Pure. Fails as data: what cannot be read is no answer.
 
-use std::{fmt, str, sync::Arc};
+use std::{fmt, str, sync::Arc, time::Duration};
 
 use redis::{PushKind, Value, cmd};
 
+use super::lag::MAX_LAG;
 use crate::Request;
 
 /// Where a server is, in a Sentinel's words.
@@ -70,7 +71,15 @@ pub(crate) struct View {
     /// The replica that is being promoted, where replicas were asked for.
     pub(crate) promoting: Option<Spot>,
     /// The replicas it knows, where asked.
-    pub(crate) replicas: Option<Vec<Spot>>,
+    pub(crate) replicas: Option<Vec<Listed>>,
+}
+
+/// A replica that a Sentinel knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) spot: Spot,
+    /// As far as that Sentinel can tell it is there, is a replica, and hears its primary.
+    pub(crate) well: bool,
 }
 
 /// A Sentinel that another one knows.
@@ -186,9 +195,20 @@ fn promoting(value: &Value) -> Option<Spot> {
         .spot()
 }
 
-fn replicas(value: &Value) -> Option<Vec<Spot>> {
+fn replicas(value: &Value) -> Option<Vec<Listed>> {
     let rows = list(value)?.iter().take(MOST_ROWS);
-    Some(rows.filter_map(|row| Fields::of(row)?.spot()).collect())
+    let listed = |row| {
+        let fields = Fields::of(row)?;
+        let flags = fields.text("flags").unwrap_or_default();
+        let says = |name, good| fields.text(name).is_none_or(|said| said == good);
+        let away = ["s_down", "o_down", "disconnected", "promoted"];
+        let well = !away.into_iter().any(|flag| has_flag(flags, flag))
+            && says("role-reported", "slave")
+            && (says("master-link-status", "ok") || fields.is_deaf_for_a_moment());
+        let spot = fields.spot()?;
+        Some(Listed { spot, well })
+    };
+    Some(rows.filter_map(listed).collect())
 }
 
 fn has_flag(flags: &str, wanted: &str) -> bool {
@@ -225,6 +245,14 @@ impl<'a> Fields<'a> {
     fn number(&self, name: &str) -> u64 {
         let number = self.text(name).and_then(|text| text.parse().ok());
         number.unwrap_or_default()
+    }
+
+    /// Its link to its primary has been down, and not for longer than a replica may lag behind.
+    fn is_deaf_for_a_moment(&self) -> bool {
+        let millis = self.text("master-link-down-time");
+        let millis = millis.and_then(|millis| millis.parse().ok());
+        // 0 and less where it never heard one.
+        millis.is_some_and(|millis| millis > 0 && Duration::from_millis(millis) <= MAX_LAG)
     }
 
     fn spot(&self) -> Option<Spot> {
@@ -452,8 +480,31 @@ mod tests {
         let downs: Vec<_> = others.iter().map(|other| other.down).collect();
         assert_eq!(downs, [false, true]);
         assert_eq!(view.promoting, Some(Spot::new("10.0.0.3", 6379)));
-        let replicas = ["10.0.0.2", "10.0.0.3"].map(|host| Spot::new(host, 6379));
+        let replicas = [("10.0.0.2", true), ("10.0.0.3", false)].map(|(host, well)| Listed {
+            spot: Spot::new(host, 6379),
+            well,
+        });
         assert_eq!(view.replicas, Some(replicas.to_vec()));
+    }
+
+    #[test]
+    fn a_replica_is_well_as_long_as_its_sentinel_sees_nothing_against_it() {
+        let row = |name, value| {
+            let fields = [("ip", "10.0.0.2"), ("port", "6379"), (name, value)];
+            let rows = replicas(&Value::Array(vec![flat(&fields)])).expect("rows");
+            rows[0].well
+        };
+        assert!(row("flags", "slave") && row("role-reported", "slave"));
+        assert!(row("master-link-status", "ok"));
+        for (name, value) in [
+            ("flags", "s_down,slave"),
+            ("flags", "slave,o_down"),
+            ("flags", "slave,disconnected"),
+            ("role-reported", "master"),
+            ("master-link-status", "err"),
+        ] {
+            assert!(!row(name, value), "{name} {value}");
+        }
     }
 
     #[test]

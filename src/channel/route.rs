@@ -1,0 +1,424 @@
+//! Which server a call goes to: the primary, or for what only reads a replica.
+//!
+//! Owns [`Route`], a `Service` over the [`Channel`] to the primary and one more for each replica that the topology calls fit to be read from.
+//! Promises: nothing but reads ever leaves for a replica; a channel to one is made with the first read that wants it, and drained when
+//! the topology leaves it out; a replica that is silent or away is passed over, and a read that one let go goes on to the next, within its
+//! deadline; what happens to a replica is nothing to the primary's circuit. Leaves who is fit to `topology`, links to [`Channel`].
+//! Fails by kind and phase: `no_replica`, phase `queue`, where a replica and nothing else was asked for.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use arc_swap::ArcSwap;
+use tower::Service;
+
+use super::{Channel, Recipe, Sources, call::Call, gate::Gate};
+use crate::{
+    Error, ErrorKind, Phase, ReadFrom, Reply, Request,
+    error::Executed,
+    health::HealthCell,
+    layer::timeout::Expire,
+    net::reach::connect::{Dial, Wire},
+    telemetry::{labels::ReplayKind, metrics::Metrics},
+    topology::Replica,
+};
+
+/// A `Service` over the primary and its replicas. Always ready; cheap to clone.
+pub(crate) struct Route<C: Dial> {
+    primary: Channel<C>,
+    pool: Arc<Pool<C>>,
+    read_from: ReadFrom,
+}
+
+/// The replicas' channels, which all clones share.
+struct Pool<C: Dial> {
+    seats: ArcSwap<Seats<C>>,
+    /// Those that were left out and are being drained; held while seats are made.
+    leaving: Mutex<Vec<Channel<C>>>,
+}
+
+struct Seats<C: Dial> {
+    /// What the topology said when they were made.
+    of: Arc<[Replica]>,
+    seats: Vec<(Replica, Channel<C>)>,
+}
+
+/// What a read would find at a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Ready,
+    /// Its link owes replies and is silent.
+    Silent,
+    /// A link is being made.
+    Waiting,
+    /// Its circuit is open.
+    Away,
+}
+
+impl<C: Dial> Route<C> {
+    pub(crate) fn new(primary: Channel<C>, read_from: ReadFrom) -> Self {
+        let seats = Seats {
+            of: [].into(),
+            seats: Vec::new(),
+        };
+        let pool = Pool {
+            seats: ArcSwap::from_pointee(seats),
+            leaving: Mutex::default(),
+        };
+        Self {
+            primary,
+            pool: Arc::new(pool),
+            read_from,
+        }
+    }
+
+    pub(crate) fn set(&mut self, read_from: ReadFrom) {
+        self.read_from = read_from;
+    }
+
+    pub(crate) fn wake(&self) {
+        self.primary.wake();
+    }
+
+    /// Begins the end: no new calls, links drained.
+    pub(crate) fn close(&self) {
+        self.every(Channel::close);
+    }
+
+    /// Ends it now.
+    pub(crate) fn abort(&self) {
+        self.every(Channel::abort);
+    }
+
+    pub(crate) fn seal(&self) {
+        self.every(Channel::seal);
+    }
+
+    /// Whether every link has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        let mut closed = true;
+        self.every(|channel| closed &= channel.is_closed());
+        closed
+    }
+
+    fn every(&self, mut each: impl FnMut(&Channel<C>)) {
+        each(&self.primary);
+        let leaving = self.pool.leaving();
+        let seats = self.pool.seats.load();
+        let seated = seats.seats.iter().map(|(_, channel)| channel);
+        seated.chain(leaving.iter()).for_each(each);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.primary.shared.hub.closing.load(Ordering::Acquire)
+    }
+
+    /// The replicas that may be read from, each with its channel.
+    fn seats(&self) -> Arc<Seats<C>> {
+        let hub = &self.primary.shared.hub;
+        if !hub.reads_replicas.load(Ordering::Relaxed) {
+            hub.reads_replicas.store(true, Ordering::Relaxed);
+            hub.alarm.notify_one();
+        }
+        let is_current = |seats: &Seats<C>| Arc::ptr_eq(&seats.of, &hub.replicas.load());
+        let seats = self.pool.seats.load_full();
+        if is_current(&seats) {
+            return seats;
+        }
+        let mut leaving = self.pool.leaving();
+        let seats = self.pool.seats.load_full();
+        if is_current(&seats) || self.is_closing() {
+            return seats;
+        }
+        let of: Arc<[Replica]> = Arc::clone(&hub.replicas.load());
+        let made = Arc::new(self.seat(of, &seats));
+        let left = seats.seats.iter();
+        for (_, channel) in left.filter(|(replica, _)| !made.of.contains(replica)) {
+            channel.close();
+            leaving.push(channel.clone());
+        }
+        leaving.retain(|channel| !channel.is_closed());
+        self.pool.seats.store(made.clone());
+        made
+    }
+
+    /// Keeps the channels that are still wanted, and makes the missing ones.
+    fn seat(&self, of: Arc<[Replica]>, last: &Seats<C>) -> Seats<C> {
+        let channel = |replica: &Replica| {
+            let kept = last.seats.iter().find(|(known, _)| known == replica);
+            kept.map_or_else(|| self.open(replica), |(_, channel)| channel.clone())
+        };
+        let seats = of.iter().map(|replica| (replica.clone(), channel(replica)));
+        let seats = seats.collect();
+        Seats { of, seats }
+    }
+
+    fn open(&self, replica: &Replica) -> Channel<C> {
+        let Recipe {
+            config,
+            connector,
+            sources,
+        } = self.primary.shared.recipe.clone();
+        let config = Arc::new(config.of_replica(&replica.host, replica.port));
+        let metrics = Metrics::named(config.name());
+        let health = Arc::new(HealthCell::starting(&config));
+        let sources = Sources {
+            sentinels: None,
+            ..sources
+        };
+        Channel::new(config, connector, sources, metrics, health)
+    }
+
+    /// One of the replicas, by lot: taking turns would give every second read to the same one. Who would take the primary as well does not wait for one.
+    fn pick(&self, tried: &[Replica], read_from: ReadFrom) -> Option<(Replica, Channel<C>)> {
+        let seats = self.seats();
+        let seats = &seats.seats;
+        let start = fastrand::usize(..seats.len().max(1));
+        let order = || {
+            let round = seats.iter().skip(start).chain(seats.iter().take(start));
+            round.filter(|(replica, _)| !tried.contains(replica))
+        };
+        let standing = |wanted| order().find(|(_, channel)| channel.standing() == wanted);
+        let patient = read_from == ReadFrom::Replica;
+        let found = standing(Standing::Ready)
+            .or_else(|| standing(Standing::Silent).filter(|_| patient))
+            .or_else(|| standing(Standing::Waiting).filter(|_| patient));
+        if found.is_none() {
+            // Those whose runtime has ended find another one.
+            seats.iter().for_each(|(_, channel)| channel.wake());
+        }
+        found.cloned()
+    }
+
+    fn no_replica(&self) -> Error {
+        let detail = "no replica can be read from";
+        Error::new(ErrorKind::NoReplica, Phase::Queue, detail).at(self
+            .primary
+            .shared
+            .hub
+            .endpoint())
+    }
+}
+
+impl<C: Dial> Pool<C> {
+    fn leaving(&self) -> MutexGuard<'_, Vec<Channel<C>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Dial> Channel<C> {
+    fn standing(&self) -> Standing {
+        let hub = &self.shared.hub;
+        match &**hub.gate.load() {
+            Gate::Up(serving) if serving.wire.is_silent() => Standing::Silent,
+            Gate::Up(_) => Standing::Ready,
+            Gate::Waiting => Standing::Waiting,
+            Gate::Down(_) => Standing::Away,
+        }
+    }
+}
+
+impl<C: Dial> Clone for Route<C> {
+    fn clone(&self) -> Self {
+        Self {
+            primary: self.primary.clone(),
+            pool: self.pool.clone(),
+            read_from: self.read_from,
+        }
+    }
+}
+
+impl<C: Dial> std::fmt::Debug for Route<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route")
+            .field("primary", &self.primary)
+            .field("read_from", &self.read_from)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: Dial> Service<Request> for Route<C> {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Routed<C>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Routed<C> {
+        let read_from = request.read_from().unwrap_or(self.read_from);
+        if read_from == ReadFrom::Primary || !request.only_reads() || self.is_closing() {
+            return Routed::at(self.primary.call(request));
+        }
+        let read = Read {
+            route: self.clone(),
+            read_from,
+            tried: Vec::new(),
+            request: request.clone(),
+        };
+        match (self.pick(&[], read_from), read_from) {
+            (Some((replica, mut channel)), _) => {
+                let (call, mut read) = (channel.call(request), Box::new(read));
+                read.tried.push(replica);
+                Routed {
+                    stage: Stage::Asked(call),
+                    read: Some(read),
+                }
+            }
+            (None, ReadFrom::Replica) => Routed {
+                stage: Stage::Refused(self.no_replica()),
+                read: None,
+            },
+            (None, _) => Routed::at(self.primary.call(request)),
+        }
+    }
+}
+
+/// A call's future.
+pub(crate) struct Routed<C: Dial> {
+    stage: Stage<C>,
+    /// While the server that is asked is a replica.
+    read: Option<Box<Read<C>>>,
+}
+
+enum Stage<C: Dial> {
+    Asked(Call<C>),
+    Refused(Error),
+}
+
+/// What it takes to ask another one.
+struct Read<C: Dial> {
+    route: Route<C>,
+    read_from: ReadFrom,
+    tried: Vec<Replica>,
+    request: Request,
+}
+
+impl<C: Dial> Routed<C> {
+    fn at(call: Call<C>) -> Self {
+        Self {
+            stage: Stage::Asked(call),
+            read: None,
+        }
+    }
+
+    /// The replica was no help: on to the next one, to the primary, or the end.
+    fn go_on(
+        &mut self,
+        mut read: Box<Read<C>>,
+        last: Result<Reply, Error>,
+    ) -> Option<Result<Reply, Error>> {
+        let sent = last.as_ref().err().is_none_or(Error::may_have_executed);
+        if let Some((replica, channel)) = read.route.pick(&read.tried, read.read_from) {
+            self.ask(read, replica, channel, sent);
+            return None;
+        }
+        if read.read_from != ReadFrom::Replica {
+            read.count(sent);
+            self.stage = Stage::Asked(read.route.primary.call(read.request));
+            return None;
+        }
+        Some(last.map_err(|error| {
+            let executed = if sent {
+                Executed::Maybe
+            } else {
+                Executed::Never
+            };
+            let none = read.route.no_replica().after(error.waited());
+            none.executed(executed).because(error)
+        }))
+    }
+
+    /// The replica's link is gone, and the next one is being made: who has one does not need to wait. Says whether somebody has.
+    fn pass_on(&mut self) -> bool {
+        let Some(mut read) = self.read.take() else {
+            return false;
+        };
+        // Nobody who is not ready is worth leaving this one for.
+        if let Some((replica, channel)) = read.route.pick(&read.tried, ReadFrom::PreferReplica) {
+            self.ask(read, replica, channel, true);
+            return true;
+        }
+        if read.read_from == ReadFrom::Replica {
+            self.read = Some(read);
+            return false;
+        }
+        read.count(true);
+        self.stage = Stage::Asked(read.route.primary.call(read.request));
+        true
+    }
+
+    fn ask(
+        &mut self,
+        mut read: Box<Read<C>>,
+        replica: Replica,
+        mut channel: Channel<C>,
+        sent: bool,
+    ) {
+        read.count(sent);
+        self.stage = Stage::Asked(channel.call(read.request.clone()));
+        read.tried.push(replica);
+        self.read = Some(read);
+    }
+}
+
+impl<C: Dial> Read<C> {
+    /// It is asked for once more.
+    fn count(&self, sent: bool) {
+        let kind = if sent {
+            ReplayKind::Read
+        } else {
+            ReplayKind::NotSent
+        };
+        self.route.primary.shared.hub.metrics.replayed(kind, 1);
+    }
+}
+
+impl<C: Dial> Future for Routed<C> {
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let routed = self.get_mut();
+        loop {
+            let result = match &mut routed.stage {
+                Stage::Asked(call) => match Pin::new(&mut *call).poll(cx) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending if call.is_seeking() && routed.pass_on() => continue,
+                    Poll::Pending => return Poll::Pending,
+                },
+                Stage::Refused(error) => return Poll::Ready(Err(error.clone())),
+            };
+            let Some(read) = routed.read.take_if(|_| is_no_help(&result)) else {
+                return Poll::Ready(result);
+            };
+            if let Some(result) = routed.go_on(read, result) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+/// Whether another server may do better. One whose caps are reached is spared, not replaced: the next one would be flooded as well.
+fn is_no_help(result: &Result<Reply, Error>) -> bool {
+    match result {
+        Ok(reply) => reply.is_of_a_replica_that_cannot(),
+        Err(error) => !matches!(
+            error.kind(),
+            ErrorKind::Timeout | ErrorKind::Overloaded | ErrorKind::Redis
+        ),
+    }
+}
+
+impl<C: Dial> Expire for Routed<C> {
+    fn expire(self: Pin<&mut Self>) -> Error {
+        match &mut self.get_mut().stage {
+            Stage::Asked(call) => Pin::new(call).expire(),
+            Stage::Refused(error) => error.clone(),
+        }
+    }
+}
