@@ -15,7 +15,7 @@ use tower::Service;
 
 use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
-    HealthWatch, Phase, ReadFrom, Request, SentinelPolicy, Sentinels,
+    HealthWatch, Phase, ReadFrom, Request, RetryPolicy, SentinelPolicy, Sentinels,
     adopt::service_connection::empty,
     channel::Sources,
     config::defaults,
@@ -330,6 +330,11 @@ impl<C> Builder<C> {
     /// See [`ConfigBuilder::breaker`].
     pub fn breaker(self, policy: BreakerPolicy) -> Self {
         self.with(|config| config.breaker(policy))
+    }
+
+    /// See [`ConfigBuilder::retry`].
+    pub fn retry(self, policy: RetryPolicy) -> Self {
+        self.with(|config| config.retry(policy))
     }
 
     /// See [`ConfigBuilder::dns`].

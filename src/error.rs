@@ -5,7 +5,13 @@
 //! Leaves the decision to retry to the caller: [`Error::may_have_executed`] is the fact it needs.
 //! Cannot fail. Where to look next: [`request`](crate::request) for what was asked, `channel` for who makes these.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    error::Error as StdError,
+    fmt, io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use redis::RedisError;
 
@@ -169,6 +175,13 @@ pub struct Error(Arc<Inner>);
 
 #[derive(Clone)]
 struct Inner {
+    told: Told,
+    at_the_border: Border,
+}
+
+/// What an error says.
+#[derive(Clone)]
+struct Told {
     kind: ErrorKind,
     phase: Phase,
     executed: Executed,
@@ -178,9 +191,20 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
+/// The same error as `redis`' own, kept by one that is told over and over: a refusal, which an open circuit hands to every caller.
+/// A changed copy is another error, and begins without.
+#[derive(Default)]
+struct Border(OnceLock<RedisError>);
+
+impl Clone for Border {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 impl Error {
     pub(crate) fn new(kind: ErrorKind, phase: Phase, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Arc::new(Inner {
+        Self::telling(Told {
             kind,
             phase,
             executed: Executed::Never,
@@ -188,7 +212,22 @@ impl Error {
             endpoint: None,
             waited: Duration::ZERO,
             source: None,
+        })
+    }
+
+    fn telling(told: Told) -> Self {
+        let at_the_border = Border::default();
+        Self(Arc::new(Inner {
+            told,
+            at_the_border,
         }))
+    }
+
+    /// What it says, to be changed.
+    fn told(&mut self) -> &mut Told {
+        let inner = Arc::make_mut(&mut self.0);
+        inner.at_the_border = Border::default();
+        &mut inner.told
     }
 
     /// Nobody could wake the caller at its deadline.
@@ -252,57 +291,58 @@ impl Error {
 
     /// The code of the server's error reply, if it is one.
     pub(crate) fn code(&self) -> Option<&str> {
-        let source = self.0.source.as_deref()?;
+        let source = self.0.told.source.as_deref()?;
         source.downcast_ref::<RedisError>()?.code()
     }
 
     pub(crate) fn at(mut self, endpoint: &Arc<str>) -> Self {
-        Arc::make_mut(&mut self.0).endpoint = Some(endpoint.clone());
+        self.told().endpoint = Some(endpoint.clone());
         self
     }
 
     pub(crate) fn after(mut self, waited: Duration) -> Self {
-        Arc::make_mut(&mut self.0).waited = waited;
+        self.told().waited = waited;
         self
     }
 
     pub(crate) fn executed(mut self, executed: Executed) -> Self {
-        Arc::make_mut(&mut self.0).executed = executed;
+        self.told().executed = executed;
         self
     }
 
     pub(crate) fn because(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
-        Arc::make_mut(&mut self.0).source = Some(Arc::new(source));
+        self.told().source = Some(Arc::new(source));
         self
     }
 
     /// What kind of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        self.0.told.kind
     }
 
     /// The wait that the call was in.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.0.phase
+        self.0.told.phase
     }
 
     /// The server it was for, `host:port` without credentials, where one was chosen.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
-        self.0.endpoint.as_deref()
+        self.0.told.endpoint.as_deref()
     }
 
     /// How long the call had waited; zero for a refusal.
     #[must_use]
     pub fn waited(&self) -> Duration {
-        self.0.waited
+        self.0.told.waited
     }
 
     /// The kind of the I/O error behind it, if one is.
     pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
         self.0
+            .told
             .source
             .as_deref()?
             .downcast_ref::<io::Error>()
@@ -311,32 +351,32 @@ impl Error {
 
     /// What happened, in a few words, without the source.
     pub(crate) fn detail(&self) -> &str {
-        &self.0.detail
+        &self.0.told.detail
     }
 
     /// Whether the command may have run on the server. `false` is certain: no byte of it left this process.
     /// For an error that Redis itself sent ([`ErrorKind::Redis`]) it is `true`: the server has seen the command.
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
-        self.0.executed == Executed::Maybe
+        self.0.told.executed == Executed::Maybe
     }
 
     /// Whether the call's deadline passed.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        self.0.kind == ErrorKind::Timeout
+        self.0.told.kind == ErrorKind::Timeout
     }
 
     /// Whether the call was refused because the endpoint is known to be away.
     #[must_use]
     pub fn is_circuit_open(&self) -> bool {
-        self.0.kind == ErrorKind::CircuitOpen
+        self.0.told.kind == ErrorKind::CircuitOpen
     }
 
     /// Whether the call was refused because this client holds as many calls or bytes as it may.
     #[must_use]
     pub fn is_overloaded(&self) -> bool {
-        self.0.kind == ErrorKind::Overloaded
+        self.0.told.kind == ErrorKind::Overloaded
     }
 
     /// Our error inside a redis one, if it came from this crate.
@@ -363,13 +403,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.detail)?;
-        write!(f, " (phase {}", self.0.phase)?;
-        if let Some(endpoint) = &self.0.endpoint {
+        write!(f, "{}", self.0.told.detail)?;
+        write!(f, " (phase {}", self.0.told.phase)?;
+        if let Some(endpoint) = &self.0.told.endpoint {
             write!(f, ", endpoint {endpoint}")?;
         }
-        if !self.0.waited.is_zero() {
-            write!(f, ", waited {:?}", self.0.waited)?;
+        if !self.0.told.waited.is_zero() {
+            write!(f, ", waited {:?}", self.0.told.waited)?;
         }
         f.write_str(")")
     }
@@ -378,13 +418,13 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("phase", &self.0.phase)
-            .field("detail", &self.0.detail)
-            .field("endpoint", &self.0.endpoint)
-            .field("waited", &self.0.waited)
+            .field("kind", &self.0.told.kind)
+            .field("phase", &self.0.told.phase)
+            .field("detail", &self.0.told.detail)
+            .field("endpoint", &self.0.told.endpoint)
+            .field("waited", &self.0.told.waited)
             .field("may_have_executed", &self.may_have_executed())
-            .field("source", &self.0.source.as_deref().map(Unquoted))
+            .field("source", &self.0.told.source.as_deref().map(Unquoted))
             .finish()
     }
 }
@@ -405,6 +445,7 @@ impl fmt::Debug for Unquoted<'_> {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0
+            .told
             .source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
@@ -415,30 +456,43 @@ impl StdError for Error {
 /// may be tried again, `Unsupported` and `PermissionDenied` mean *do not retry*. A server's error stays redis' own.
 impl From<Error> for RedisError {
     fn from(error: Error) -> Self {
-        let kind = match error.kind() {
-            ErrorKind::Redis => match error
-                .0
-                .source
-                .as_deref()
-                .and_then(|source| source.downcast_ref::<RedisError>())
-            {
-                Some(redis) => return redis.clone(),
-                None => io::ErrorKind::Unsupported,
-            },
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::ConnectionLost => io::ErrorKind::ConnectionAborted,
-            ErrorKind::Auth => io::ErrorKind::PermissionDenied,
-            ErrorKind::CircuitOpen
-            | ErrorKind::Overloaded
-            | ErrorKind::Dns
-            | ErrorKind::NoPrimary
-            | ErrorKind::NoReplica
-            | ErrorKind::RoleMismatch
-            | ErrorKind::Tls
-            | ErrorKind::Protocol
-            | ErrorKind::Refused => io::ErrorKind::Unsupported,
-        };
-        Self::from(io::Error::new(kind, error))
+        let told = &error.0.told;
+        if let Some(redis) = told
+            .source
+            .as_deref()
+            .and_then(|source| source.downcast_ref::<Self>())
+            && told.kind == ErrorKind::Redis
+        {
+            return redis.clone();
+        }
+        // Somebody else holds it too: one that was made before, and will be told again.
+        if Arc::strong_count(&error.0) > 1 {
+            let kept = error.0.at_the_border.0.get_or_init(|| {
+                // A copy of it is inside: itself, it would hold itself.
+                let copy = Error::telling(told.clone());
+                Self::from(io::Error::new(io_kind(told.kind), copy))
+            });
+            return kept.clone();
+        }
+        Self::from(io::Error::new(io_kind(told.kind), error))
+    }
+}
+
+fn io_kind(kind: ErrorKind) -> io::ErrorKind {
+    match kind {
+        ErrorKind::Timeout => io::ErrorKind::TimedOut,
+        ErrorKind::ConnectionLost => io::ErrorKind::ConnectionAborted,
+        ErrorKind::Auth => io::ErrorKind::PermissionDenied,
+        ErrorKind::Redis
+        | ErrorKind::CircuitOpen
+        | ErrorKind::Overloaded
+        | ErrorKind::Dns
+        | ErrorKind::NoPrimary
+        | ErrorKind::NoReplica
+        | ErrorKind::RoleMismatch
+        | ErrorKind::Tls
+        | ErrorKind::Protocol
+        | ErrorKind::Refused => io::ErrorKind::Unsupported,
     }
 }
 
@@ -471,9 +525,7 @@ impl From<Box<dyn StdError + Send + Sync>> for Error {
             (ErrorKind::Refused, Phase::Queue, Executed::Maybe, detail)
         };
         let mut ours = Self::new(kind, phase, detail).executed(executed);
-        if let Some(inner) = Arc::get_mut(&mut ours.0) {
-            inner.source = Some(Arc::from(error));
-        }
+        ours.told().source = Some(Arc::from(error));
         ours
     }
 }
@@ -561,6 +613,31 @@ mod tests {
         );
         let source = error.source().expect("the server's words").to_string();
         assert!(source.contains("canary"), "{source}");
+    }
+
+    #[test]
+    fn one_that_is_told_again_is_made_redis_own_once_and_a_changed_copy_is_another() {
+        let refusal = error(ErrorKind::CircuitOpen);
+        let inside = |redis: &RedisError| {
+            let found = Error::find_in(redis).expect("ours");
+            (found.kind(), found.waited(), Arc::as_ptr(&found.0))
+        };
+        let (one, two) = (
+            RedisError::from(refusal.clone()),
+            RedisError::from(refusal.clone()),
+        );
+        assert_eq!(inside(&one), inside(&two), "made once");
+        let later = refusal.clone().after(Duration::from_secs(7));
+        let later = (later.clone(), RedisError::from(later)).1;
+        assert_eq!(
+            inside(&later).1,
+            Duration::from_secs(7),
+            "says what it says"
+        );
+        drop((one, two, later));
+        let weak = Arc::downgrade(&refusal.0);
+        drop(refusal);
+        assert!(weak.upgrade().is_none(), "it does not hold itself");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One call: from the gate over a link to its reply, and over to the next link if the first one let it go.
 //!
-//! Owns the named future of a channel's calls and the rule of who may follow to another link. Promises: what was never sent may go
-//! again; what may have run goes again only if that is harmless, to the very server that had it: reads always, writes of the same
-//! effect and reply only behind a fence; nothing twice. Whatever ends it, the breaker hears the truth once.
+//! Owns the named future of a channel's calls and *where* a call may follow to. Promises: what was never sent may go again; what may have
+//! run goes again by [`may_repeat`] alone, to the very server that had it (a read also to that server's successor), if [`purse`](super::purse)
+//! pays; nothing twice. Whatever ends it, the breaker hears the truth once; a refusal allocates nothing.
 //! Leaves the deadline's timer to the timeout layer, which tells it by [`Expire::expire`]. Fails by kind and phase.
 
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -31,7 +32,7 @@ use crate::{
         reach::connect::{Dial, Wire},
     },
     own::Hold,
-    request::{Shape, Values, commands::Effect},
+    request::{Reached, Replay, Shape, Values, commands::Effect, may_repeat},
 };
 
 /// Times a call may be handed to another link, sent or not.
@@ -41,9 +42,13 @@ const MOVES: u8 = 3;
 pub(crate) struct Call<C: Dial> {
     /// The client lives as long as its calls.
     shared: Hold<Shared<C>>,
-    ticket: Ticket,
+    errand: Errand,
     stage: Stage,
     shape: Shape,
+    effect: Effect,
+    replay: Replay,
+    /// Its replay has been paid for.
+    paid: bool,
     deadline: Deadline,
     moves: u8,
     /// A byte of it may have reached a server, on this link or one before.
@@ -62,6 +67,40 @@ enum Stage {
     /// Known without asking a server.
     Known(Option<Result<Values, Error>>),
     Over,
+}
+
+/// Who has the request. A call that is refused before a link was found has made no job of it: a refusal allocates nothing.
+enum Errand {
+    Here(Request),
+    Job(Ticket),
+    Nobody,
+}
+
+impl Errand {
+    /// The job that a link is given.
+    fn job(&mut self, replay: Replay) -> Option<&Arc<Job>> {
+        if let Self::Here(_) = self
+            && let Self::Here(request) = std::mem::replace(self, Self::Nobody)
+        {
+            *self = Self::Job(Ticket::new(Job::by(request, replay)));
+        }
+        match self {
+            Self::Job(ticket) => Some(ticket.job()),
+            Self::Here(_) | Self::Nobody => None,
+        }
+    }
+
+    /// Takes the request back from a link that has let it go.
+    fn recall(&mut self) -> Sent {
+        match self {
+            Self::Job(ticket) => {
+                let (sent, request) = ticket.recall();
+                *self = request.map_or(Self::Nobody, Self::Here);
+                sent
+            }
+            Self::Here(_) | Self::Nobody => Sent::Never,
+        }
+    }
 }
 
 /// What came of looking for a link.
@@ -87,10 +126,13 @@ impl<C: Dial> Call<C> {
                 place: None,
             }
         };
-        let ticket = Ticket::new(Job::new(request));
+        let policy = shared.recipe.config.retry();
         Self {
+            effect: request.effect(),
+            replay: policy.replay_of(&request),
+            paid: false,
             shared,
-            ticket,
+            errand: Errand::Here(request),
             stage,
             shape,
             deadline,
@@ -122,38 +164,43 @@ impl<C: Dial> Call<C> {
             if !self.may_follow(end, serving) {
                 return Err(self.spent(end));
             }
+            self.paid = self.paid || end.sent == Sent::Never || hub.pays(end.from.id);
+            if !self.paid {
+                return Err(self.spent(end));
+            }
         }
         if !self.ramping {
             self.ramping = hub
                 .enter_ramp()
                 .map_err(|refusal| self.refused(&refusal, carry))?;
         }
-        match serving.wire.submit(self.ticket.job().clone()) {
-            Ok(()) => Ok(Found::Link(origin.id)),
+        let Some(job) = self.errand.job(self.replay) else {
+            return Ok(Found::Wait);
+        };
+        match serving.wire.submit(job.clone()) {
+            Ok(()) => {
+                if let Some(end) = carry {
+                    hub.moved(end.sent, self.effect);
+                }
+                Ok(Found::Link(origin.id))
+            }
             // It ended a moment ago, and the gate is about to say so.
             Err(Rejected::Closed) => Ok(Found::Wait),
             Err(Rejected::Full) => Err(self.refused(&hub.overloaded(), carry)),
         }
     }
 
-    /// Whether what ended on one link may be sent on another.
+    /// Whether what ended on one link may be sent on another: harmless to repeat, and to the very server that had it.
     fn may_follow(&self, end: &End, serving: &Serving<C::Wire>) -> bool {
         if end.sent == Sent::Never {
             return true;
         }
-        let (old, new) = (
-            &end.from.greeting.identity,
-            &serving.wire.origin().greeting.identity,
-        );
-        let same_server = old.is_some() && old == new;
-        match self.ticket.job().effect() {
-            Effect::None => {
-                let new = &serving.wire.origin().greeting;
-                same_server || new.succeeds(&end.from.greeting)
-            }
-            Effect::Overwrite => same_server && serving.fenced.contains(&end.from.id),
-            Effect::Once => false,
-        }
+        let (old, new) = (&end.from.greeting, &serving.wire.origin().greeting);
+        let same_server = old.identity.is_some() && old.identity == new.identity;
+        let fenced = same_server && serving.fenced.contains(&end.from.id);
+        // Whoever was promoted in its place has what it had: a read may ask there.
+        let knows = same_server || (self.effect == Effect::None && new.succeeds(old));
+        knows && may_repeat(Reached::MaybeRun, self.effect, self.replay, fenced)
     }
 
     /// A link let the call go: on to the next one, or the end.
@@ -163,18 +210,17 @@ impl<C: Dial> Call<C> {
             end.sent = Sent::Maybe;
         }
         self.written |= end.sent == Sent::Maybe;
-        let effect = self.ticket.job().effect();
         // Only a lost connection is followed: a reply that was too large would be so again.
         let lost = end.sent == Sent::Never || end.error.kind() == ErrorKind::ConnectionLost;
-        let spent = end.sent == Sent::Maybe && (effect == Effect::Once || self.moves > 1);
+        let harmless = may_repeat(Reached::MaybeRun, self.effect, self.replay, true);
+        let spent = end.sent == Sent::Maybe && (!harmless || self.moves > 1);
         if !lost || spent || self.moves > MOVES {
             return Err(self.spent(&end));
         }
-        let Some(ticket) = self.ticket.renew() else {
+        self.errand.recall();
+        if matches!(self.errand, Errand::Nobody) {
             return Err(self.spent(&end));
-        };
-        self.ticket = ticket;
-        self.shared.hub.moved(end.sent, effect);
+        }
         self.stage = Stage::Seeking {
             carry: Some(Box::new(end)),
             place: None,
@@ -232,10 +278,15 @@ impl<C: Dial> Call<C> {
     fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Result<Values, Error>> {
         loop {
             match &mut self.stage {
-                Stage::Sent(_) => match ready!(Pin::new(&mut self.ticket).poll(cx)) {
-                    Outcome::Replied(values) => return Poll::Ready(Ok(values)),
-                    Outcome::Ended(end) => self.after_end(end)?,
-                },
+                Stage::Sent(_) => {
+                    let Errand::Job(ticket) = &mut self.errand else {
+                        return Poll::Pending;
+                    };
+                    match ready!(Pin::new(ticket).poll(cx)) {
+                        Outcome::Replied(values) => return Poll::Ready(Ok(values)),
+                        Outcome::Ended(end) => self.after_end(end)?,
+                    }
+                }
                 Stage::Seeking { carry, place } => {
                     let (carry, place) = (carry.take(), place.take());
                     ready!(self.poll_seek(cx, carry, place))?;
@@ -274,7 +325,7 @@ impl<C: Dial> Expire for Call<C> {
                     "no connection within the deadline",
                 )
             }
-            Stage::Sent(link) => match (call.ticket.recall().0, call.is_silent(link)) {
+            Stage::Sent(link) => match (call.errand.recall(), call.is_silent(link)) {
                 (Sent::Never, _) => (Phase::Write, Sent::Never, "not written within the deadline"),
                 // The supervisor judges silence; the breaker's window is for endpoints that speak, too slowly.
                 (Sent::Maybe, true) => (Phase::Reply, Sent::Maybe, "server silent"),

@@ -10,6 +10,7 @@ mod fence;
 mod gate;
 mod keep;
 mod patience;
+mod purse;
 pub(crate) mod route;
 mod supervisor;
 mod verdict;
@@ -27,7 +28,7 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tower::Service;
 
-use self::{call::Call, gate::Cell, supervisor::Supervisor};
+use self::{call::Call, gate::Cell, purse::Purse, supervisor::Supervisor};
 use crate::{
     Config, Error, ErrorKind, Phase, Request,
     config::Server,
@@ -36,7 +37,7 @@ use crate::{
     health::HealthCell,
     layer::breaker::machine::Machine,
     net::{
-        link::{Pace, job::Sent},
+        link::{LinkId, Pace, job::Sent},
         reach::connect::{Dial, Wire},
     },
     own::Own,
@@ -54,6 +55,7 @@ use crate::{
 pub(crate) struct Hub<W> {
     gate: Cell<W>,
     breaker: Mutex<Machine>,
+    purse: Mutex<Purse>,
     ramping: AtomicBool,
     /// Calls that took a place while admission grew.
     in_ramp: AtomicUsize,
@@ -84,6 +86,7 @@ impl<W: Wire> Hub<W> {
         Self {
             gate: Cell::new(),
             breaker: Mutex::new(Machine::new(config.breaker().clone(), Instant::now())),
+            purse: Mutex::new(Purse::new(config.retry())),
             ramping: AtomicBool::new(false),
             in_ramp: AtomicUsize::new(0),
             cap,
@@ -153,7 +156,7 @@ impl<W: Wire> Hub<W> {
         let trip = {
             let mut breaker = self.breaker();
             let now = Instant::now();
-            breaker.on_calls(self.pace.take_served(), now);
+            self.count_served(&mut breaker, now);
             breaker.on_failure(now)
         };
         if trip.is_some() {
@@ -162,9 +165,26 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    /// Tells the breaker's window of the calls that were served since it was last told.
+    /// Tells the breaker's window, and the purse, of the calls that were served since they were last told.
     fn settle(&self, now: Instant) {
-        self.breaker().on_calls(self.pace.take_served(), now);
+        self.count_served(&mut self.breaker(), now);
+    }
+
+    fn count_served(&self, breaker: &mut Machine, now: Instant) {
+        let served = self.pace.take_served();
+        breaker.on_calls(served, now);
+        self.purse().earn(served);
+    }
+
+    fn purse(&self) -> MutexGuard<'_, Purse> {
+        self.purse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pays for sending again what `link` may have delivered, if that can be paid for.
+    fn pays(&self, link: LinkId) -> bool {
+        let now = Instant::now();
+        self.settle(now);
+        self.purse().pays(link, now)
     }
 
     fn moved(&self, sent: Sent, effect: Effect) {

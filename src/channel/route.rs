@@ -286,6 +286,10 @@ pub(crate) struct Routed<C: Dial> {
     read: Option<Box<Read<C>>>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a box would cost every call an allocation, to save nobody one"
+)]
 enum Stage<C: Dial> {
     Asked(Call<C>),
     Refused(Error),

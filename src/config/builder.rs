@@ -7,7 +7,7 @@
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use super::{
-    BreakerPolicy, Config, ConfigError, SentinelPolicy, defaults,
+    BreakerPolicy, Config, ConfigError, RetryPolicy, SentinelPolicy, defaults,
     raw::{Settings, shorten, show_bytes, show_duration},
     target::{Server, Target},
     url::Parsed,
@@ -32,6 +32,7 @@ pub struct ConfigBuilder {
     pub(super) url: Parsed,
     pub(super) given: Settings,
     pub(super) breaker: BreakerPolicy,
+    pub(super) retry: RetryPolicy,
     pub(super) dns: DnsPolicy,
     pub(super) sentinel: SentinelPolicy,
 }
@@ -43,6 +44,7 @@ impl ConfigBuilder {
             url: Parsed::from_text(url),
             given: Settings::default(),
             breaker: BreakerPolicy::default(),
+            retry: RetryPolicy::default(),
             dns: DnsPolicy::default(),
             sentinel: SentinelPolicy::default(),
         }
@@ -116,6 +118,17 @@ impl ConfigBuilder {
         self
     }
 
+    /// What may follow from a connection that ended to the next one, though it may have run, and what pays for it. Default
+    /// [`RetryPolicy::default`]; what was not sent follows in any case.
+    ///
+    /// A client sends a call again once at most, as soon as the next connection is there: of `attempts` it reads whether there are any, and
+    /// `backoff` is of no effect. All who waited for one connection follow without a price, one connection in ten seconds; others are paid
+    /// for by the policy's budget and floor.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
     /// How host names are followed. Default [`DnsPolicy::default`]. Of no effect for an IP address or a socket.
     pub fn dns(mut self, policy: DnsPolicy) -> Self {
         self.dns = policy;
@@ -149,6 +162,7 @@ impl ConfigBuilder {
             url,
             given,
             breaker,
+            retry,
             dns,
             sentinel,
         } = self;
@@ -162,12 +176,13 @@ impl ConfigBuilder {
                 .and_then(|at| replica_fault(at, &settings)),
         );
         faults.extend(breaker.faults());
+        faults.extend(retry.faults());
         faults.extend(dns.faults());
         faults.extend(sentinel.faults());
         match url.target {
-            Some(target) if faults.is_empty() => {
-                Ok(Config::checked(target, settings, breaker, dns, sentinel))
-            }
+            Some(target) if faults.is_empty() => Ok(Config::checked(
+                target, settings, breaker, retry, dns, sentinel,
+            )),
             _ => Err(ConfigError::new(faults)),
         }
     }

@@ -53,6 +53,7 @@ pub struct Config {
     name: Arc<str>,
     settings: Settings,
     breaker: BreakerPolicy,
+    retry: RetryPolicy,
     dns: DnsPolicy,
     sentinel: SentinelPolicy,
 }
@@ -128,6 +129,7 @@ impl Config {
             },
             given: self.settings,
             breaker: self.breaker,
+            retry: self.retry,
             dns: self.dns,
             sentinel: self.sentinel,
         }
@@ -137,6 +139,7 @@ impl Config {
         target: Target,
         settings: Settings,
         breaker: BreakerPolicy,
+        retry: RetryPolicy,
         dns: DnsPolicy,
         sentinel: SentinelPolicy,
     ) -> Self {
@@ -146,6 +149,7 @@ impl Config {
             target,
             settings,
             breaker,
+            retry,
             dns,
             sentinel,
         }
@@ -234,6 +238,10 @@ impl Config {
 
     pub(crate) fn breaker(&self) -> &BreakerPolicy {
         &self.breaker
+    }
+
+    pub(crate) fn retry(&self) -> &RetryPolicy {
+        &self.retry
     }
 
     pub(crate) fn dns(&self) -> &DnsPolicy {

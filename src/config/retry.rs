@@ -11,9 +11,10 @@ use super::{
     defaults,
     raw::Settings,
 };
-use crate::request::Replay;
+use crate::request::{Replay, Request};
 
-/// What a [`RetryLayer`](crate::layer::RetryLayer) tries again. A [`Client`](crate::Client) follows its own links and reads none of this.
+/// What a [`RetryLayer`](crate::layer::RetryLayer) tries again, and what of a [`Client`](crate::Client)'s calls follows from a connection that
+/// ended to the next one: [`ConfigBuilder::retry`](crate::ConfigBuilder::retry).
 ///
 /// ```
 /// use redis_holdfast::{Replay, RetryPolicy, layer::RetryLayer};
@@ -102,8 +103,12 @@ impl RetryPolicy {
         self.floor
     }
 
-    pub(crate) fn replays(&self) -> Replay {
-        self.replay
+    /// What is said of `request`: by its sender, else by this policy; nothing goes again where no further attempt is allowed.
+    pub(crate) fn replay_of(&self, request: &Request) -> Replay {
+        match self.attempts {
+            0 => Replay::Never,
+            _ => request.replay().unwrap_or(self.replay),
+        }
     }
 
     /// Every value out of its range, and every contradiction, one line each.

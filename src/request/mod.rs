@@ -33,6 +33,7 @@ pub use extensions::Extensions;
 pub use read_from::ReadFrom;
 pub(crate) use refused::Refusals;
 pub use replay::Replay;
+pub(crate) use replay::{Reached, may_repeat};
 
 /// One command or pipeline, packed once and cheap to clone.
 ///
@@ -149,8 +150,12 @@ impl Request {
         &self.shape
     }
 
+    /// What running it twice would do, with what its sender says of it.
     pub(crate) fn effect(&self) -> Effect {
-        self.effect
+        match self.effect {
+            Effect::Once if self.is_tagged_script() => Effect::Overwrite,
+            effect => effect,
+        }
     }
 
     /// Why this request may not ride a shared connection, if it may not.

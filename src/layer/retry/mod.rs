@@ -2,7 +2,8 @@
 //!
 //! Owns the attempts of a call. Promises: never after a refusal (an open circuit, a full limit), never what may have run and has an
 //! effect unless its sender said so, never beyond the deadline, never more than the budget pays for; an error that comes after an attempt
-//! that may have run says that the call may have run. Leaves the rule to [`policy`], the price to [`budget`], and judging each attempt to
+//! that may have run says that the call may have run. Leaves the rule to
+//! [`may_repeat`], the reading of outcomes to [`policy`], the price to [`budget`], and judging each attempt to
 //! the breaker below. Fails with the last attempt's error.
 
 pub(crate) mod budget;
@@ -24,17 +25,14 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 use tower::{Layer, Service};
 
-use self::{
-    budget::Budget,
-    policy::{Reached, failed, may_repeat},
-};
+use self::{budget::Budget, policy::failed};
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
     ConfigError, Error, ErrorKind, Phase, Reply, Request,
     config::{RetryPolicy, defaults},
     deadline::Deadline,
     error::Executed,
-    request::commands::Effect,
+    request::{Reached, commands::Effect, may_repeat},
     telemetry::{labels::ReplayKind, metrics::Metrics},
 };
 
@@ -229,8 +227,8 @@ where
         let this = self.project();
         let request = this.kept.as_ref()?;
         let reached = failed(result)?;
-        let (effect, policy) = (policy::effect(request), &this.shared.policy);
-        let replay = request.replay().unwrap_or(policy.replays());
+        let (effect, policy) = (request.effect(), &this.shared.policy);
+        let replay = policy.replay_of(request);
         if *this.left == 0 || !may_repeat(reached, effect, replay, false) {
             return None;
         }

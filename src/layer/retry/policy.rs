@@ -1,44 +1,10 @@
-//! Which calls may go again, and what an outcome says of the attempt.
+//! What an outcome says of the attempt, and whether another may help.
 //!
-//! Owns the one rule of replays, for the retry layer and for a channel alike. Promises: what was not sent may go again; what may have run
-//! goes again only if running it twice is harmless; a refusal of ours is never answered with another try. Leaves *when* to the
-//! [`budget`](super::budget) and the deadline. Pure. Cannot fail.
+//! Owns the reading of outcomes. Promises: a refusal of ours is never answered with another try; what a server refused as a whole was not
+//! run. Leaves *what* may go again to [`may_repeat`](crate::request::may_repeat), *when* to the [`budget`](super::budget) and the deadline.
+//! Pure. Cannot fail.
 
-use crate::{
-    Error, ErrorKind, Reply, Request,
-    request::{Replay, commands::Effect},
-};
-
-/// How far an attempt came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reached {
-    /// Redis has certainly not run it.
-    NotRun,
-    /// It may have run.
-    MaybeRun,
-}
-
-/// Whether a request of `effect` may go again.
-pub(crate) fn may_repeat(reached: Reached, effect: Effect, replay: Replay, fenced: bool) -> bool {
-    match (reached, effect) {
-        (Reached::NotRun, _) => true,
-        (Reached::MaybeRun, Effect::None) => replay != Replay::Never,
-        (Reached::MaybeRun, Effect::Overwrite) => match replay {
-            Replay::Never => false,
-            Replay::Default => fenced,
-            Replay::Overwrite => true,
-        },
-        (Reached::MaybeRun, Effect::Once) => false,
-    }
-}
-
-/// What running the request twice would do, with what its sender says of it.
-pub(crate) fn effect(request: &Request) -> Effect {
-    match request.effect() {
-        Effect::Once if request.is_tagged_script() => Effect::Overwrite,
-        effect => effect,
-    }
-}
+use crate::{Error, ErrorKind, Reply, request::Reached};
 
 /// How far the attempt came, if another one may help at all.
 pub(crate) fn failed(result: &Result<Reply, Error>) -> Option<Reached> {
@@ -72,56 +38,6 @@ mod tests {
 
     use super::*;
     use crate::{Phase, error::Executed};
-
-    #[test]
-    fn what_may_have_run_goes_again_only_if_that_is_harmless() {
-        use Reached::{MaybeRun, NotRun};
-        for (reached, effect, replay, unfenced, fenced) in [
-            (NotRun, Effect::Once, Replay::Never, true, true),
-            (NotRun, Effect::None, Replay::Default, true, true),
-            (MaybeRun, Effect::None, Replay::Never, false, false),
-            (MaybeRun, Effect::None, Replay::Default, true, true),
-            (MaybeRun, Effect::None, Replay::Overwrite, true, true),
-            (MaybeRun, Effect::Overwrite, Replay::Never, false, false),
-            (MaybeRun, Effect::Overwrite, Replay::Default, false, true),
-            (MaybeRun, Effect::Overwrite, Replay::Overwrite, true, true),
-            (MaybeRun, Effect::Once, Replay::Never, false, false),
-            (MaybeRun, Effect::Once, Replay::Default, false, false),
-            (MaybeRun, Effect::Once, Replay::Overwrite, false, false),
-        ] {
-            let may = |fenced| may_repeat(reached, effect, replay, fenced);
-            assert_eq!(
-                (may(false), may(true)),
-                (unfenced, fenced),
-                "{reached:?} {effect:?} {replay:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_tag_makes_a_script_an_overwrite_and_nothing_else() {
-        let request = |line: &str| {
-            let mut words = line.split(' ');
-            let mut cmd = redis::cmd(words.next().expect("a name"));
-            words.for_each(|word| {
-                cmd.arg(word);
-            });
-            Request::from(&cmd)
-        };
-        for (line, plain, tagged) in [
-            ("EVAL x 0", Effect::Once, Effect::Overwrite),
-            ("EVALSHA x 0", Effect::Once, Effect::Overwrite),
-            ("FCALL f 0", Effect::Once, Effect::Overwrite),
-            ("EVAL_RO x 0", Effect::None, Effect::None),
-            ("INCR k", Effect::Once, Effect::Once),
-            ("SET k v", Effect::Overwrite, Effect::Overwrite),
-            ("FUNCTION LOAD x", Effect::Once, Effect::Once),
-        ] {
-            assert_eq!(effect(&request(line)), plain, "{line}");
-            let tagged_request = request(line).with_replay(Replay::Overwrite);
-            assert_eq!(effect(&tagged_request), tagged, "{line}");
-        }
-    }
 
     #[test]
     fn a_refusal_of_ours_is_final_and_one_of_redis_was_not_run() {

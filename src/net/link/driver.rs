@@ -318,7 +318,7 @@ impl<S: Socket> Driver<S> {
         }
         self.end_unbegun(&error);
         if matches!(order, Retire::Bench) {
-            self.owed.release_reads(&error);
+            self.owed.release_repeatable(&error);
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{LinkId, handshake::Greeting};
 use crate::{
     Error, Request,
-    request::{Expected, Shape, Values, commands::Effect},
+    request::{Expected, Reached, Replay, Shape, Values, may_repeat},
     sync::{Mutex, MutexGuard},
 };
 
@@ -76,7 +76,7 @@ struct Slot {
 /// A request in a link's hands. The driver holds one reference, the caller's [`Ticket`] the other.
 pub(crate) struct Job {
     expected: Expected,
-    effect: Effect,
+    repeatable: bool,
     single: bool,
     silent: bool,
     expires: Option<Instant>,
@@ -85,9 +85,15 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(request: Request) -> Arc<Self> {
+        let replay = request.replay().unwrap_or_default();
+        Self::by(request, replay)
+    }
+
+    /// The same, where its sender's word is known.
+    pub(crate) fn by(request: Request, replay: Replay) -> Arc<Self> {
         Arc::new(Self {
             expected: request.expected(),
-            effect: request.effect(),
+            repeatable: may_repeat(Reached::MaybeRun, request.effect(), replay, false),
             single: matches!(request.shape(), Shape::Single | Shape::NoResponse),
             silent: matches!(request.shape(), Shape::NoResponse),
             expires: request.deadline().map(|deadline| deadline.at()),
@@ -104,8 +110,9 @@ impl Job {
         self.expected
     }
 
-    pub(crate) fn effect(&self) -> Effect {
-        self.effect
+    /// Whether it may go again though it may have run, and though the path that it went may still deliver it.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.repeatable
     }
 
     /// Whether its answer is one bare value.
@@ -228,12 +235,6 @@ impl Ticket {
     /// The driver's half.
     pub(crate) fn job(&self) -> &Arc<Job> {
         &self.job
-    }
-
-    /// The same request as a new job, for another link. `None` once it was answered.
-    pub(crate) fn renew(&self) -> Option<Self> {
-        let (_, request) = self.recall();
-        Some(Self::new(Job::new(request?)))
     }
 }
 

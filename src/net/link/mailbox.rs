@@ -21,7 +21,7 @@ use crate::{
 pub(crate) enum Retire {
     /// Finish what is on the wire, then close.
     Drain,
-    /// The link is silent and another has taken over: like `Drain`, but reads that were written are let go for a replay.
+    /// The link is silent and another has taken over: like `Drain`, but what was written and is harmless to repeat (reads, as a rule) is let go for a replay.
     Bench,
     /// Close now; whoever still waits gets this error.
     Abort(Error),

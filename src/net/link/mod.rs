@@ -169,6 +169,13 @@ fn micros(duration: Duration) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LinkId(u64);
 
+impl LinkId {
+    #[cfg(test)]
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What a driver shares with the handles to it.
 pub(crate) struct Post {
     pub(crate) origin: Arc<Origin>,

@@ -11,7 +11,7 @@ use redis::{ServerError, Value};
 use super::job::{Job, Origin, Sent};
 use crate::{
     Error, ErrorKind, Phase,
-    request::{Refusals, Values, commands::Effect},
+    request::{Refusals, Values},
 };
 
 pub(crate) struct Owed {
@@ -193,10 +193,10 @@ impl Owed {
         self.entries.pop_back().is_some()
     }
 
-    /// Tells every waiting request without effect that it may be sent elsewhere; its place stays, as a tombstone.
-    pub(crate) fn release_reads(&self, error: &Error) {
+    /// Tells every waiting request that is harmless to repeat that it may be sent elsewhere; its place stays, as a tombstone.
+    pub(crate) fn release_repeatable(&self, error: &Error) {
         for job in self.entries.iter().filter_map(|entry| entry.job.as_ref()) {
-            if job.effect() == Effect::None {
+            if job.is_repeatable() {
                 job.end(Sent::Maybe, error, &self.origin);
             }
         }

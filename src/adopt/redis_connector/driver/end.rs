@@ -11,7 +11,6 @@ use super::Driver;
 use crate::{
     Error, ErrorKind, Phase,
     net::link::{LinkState, driver::Exit, job::Sent, mailbox::Retire},
-    request::commands::Effect,
 };
 
 impl Driver {
@@ -24,7 +23,7 @@ impl Driver {
         self.end_unbegun(&error);
         if matches!(order, Retire::Bench) {
             for job in self.owed.iter().filter_map(|owed| owed.job.as_ref()) {
-                if job.effect() == Effect::None {
+                if job.is_repeatable() {
                     job.end(Sent::Maybe, &error, &self.post.origin);
                 }
             }
