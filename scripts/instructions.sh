@@ -19,8 +19,8 @@ for word in "$@"; do
 done
 kept=scripts/instructions.$profile.txt
 few=200 many=1200
-# Hashes and thread-local growth differ a little from run to run; the rest of it is what a change must not cost unnoticed.
-allowed=3
+# It repeats within 1 % on one machine; another C library may cost a little more.
+allowed=5
 command -v valgrind >/dev/null || { echo "SKIPPED: instructions are not counted: no valgrind"; exit 0; }
 
 test=$(cargo test -q --workspace --all-features --lib --profile "$profile" --locked --no-run --message-format=json |
