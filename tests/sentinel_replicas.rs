@@ -10,7 +10,7 @@ use common::*;
 use holdfast_lab::load::LagMeter;
 use holdfast_lab::{Mode, SentinelSet};
 use redis_holdfast::redis::{RedisResult, cmd, pipe};
-use redis_holdfast::{Client, Error, ErrorKind, Phase, ReadFrom, Request};
+use redis_holdfast::{Client, Error, ErrorKind, Phase, ReadFrom, Replay, Request};
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
@@ -217,6 +217,42 @@ async fn without_any_replica_the_primary_answers_or_the_error_says_so() {
     assert!(either.health().is_ready());
     set.node(2).restart().await.unwrap();
     until_read_from(&set, &strict, &[2], SECOND * 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_may_have_run_is_asked_elsewhere_once_and_only_if_it_may_be_repeated() {
+    let Some(set) = set(2).await else { return };
+    let client = reader(&set, ReadFrom::PreferReplica).await;
+    for (replay, most) in [(Replay::Never, 1), (Replay::Default, 2)] {
+        // A Sentinel renews a connection that is younger than 15 s no sooner.
+        until_read_from(&set, &client, &[1, 2], SECOND * 30).await;
+        let mut before = Vec::new();
+        for nth in 0..3 {
+            before.push(ran(&set, nth, "get").await);
+        }
+        // Either one gets the read, runs it, and is cut off within its answer.
+        for nth in [1, 2] {
+            set.node(nth).proxy().set(Mode::CutDown(1));
+        }
+        let read = Request::from(cmd("GET").arg("asked")).with_replay(replay);
+        let error = client.service().call(read).await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::ConnectionLost,
+            "{replay:?}: {error}"
+        );
+        assert!(error.may_have_executed(), "{replay:?}: {error}");
+        for nth in [1, 2] {
+            set.node(nth).proxy().set(Mode::Pass);
+        }
+        let mut runs = Vec::new();
+        for (nth, before) in before.into_iter().enumerate() {
+            runs.push(ran(&set, nth, "get").await - before);
+        }
+        println!("FIGURE replicas, both cut off under a read, {replay:?}: it ran {runs:?} times");
+        assert_eq!(runs.iter().sum::<usize>(), most, "{replay:?}: {runs:?}");
+        assert_eq!(runs[0], 0, "{replay:?}: {runs:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

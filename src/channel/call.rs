@@ -51,8 +51,8 @@ pub(crate) struct Call<C: Dial> {
     paid: bool,
     deadline: Deadline,
     moves: u8,
-    /// A byte of it may have reached a server, on this link or one before.
-    written: bool,
+    /// The last link that may have delivered a byte of it and let it go.
+    written: Option<LinkId>,
     ramping: bool,
 }
 
@@ -137,7 +137,7 @@ impl<C: Dial> Call<C> {
             shape,
             deadline,
             moves: 0,
-            written: false,
+            written: None,
             ramping: false,
         }
     }
@@ -145,6 +145,21 @@ impl<C: Dial> Call<C> {
     /// Whether it waits for a link.
     pub(super) fn is_seeking(&self) -> bool {
         matches!(self.stage, Stage::Seeking { .. })
+    }
+
+    /// Counts as sent once already: another server had it, and may have run it.
+    pub(super) fn once_more(mut self) -> Self {
+        self.moves = 1;
+        self
+    }
+
+    /// Whether another server may be asked instead: this one certainly did not run it, or running it once more is harmless and paid for.
+    pub(super) fn may_be_asked_elsewhere(&self) -> bool {
+        self.written.is_none_or(|link| {
+            self.moves <= 1
+                && may_repeat(Reached::MaybeRun, self.effect, self.replay, false)
+                && self.shared.hub.pays(link)
+        })
     }
 
     /// Hands the job to the link in service, if it may go there.
@@ -206,10 +221,11 @@ impl<C: Dial> Call<C> {
     /// A link let the call go: on to the next one, or the end.
     fn after_end(&mut self, mut end: End) -> Result<(), Error> {
         self.moves += 1;
-        if self.written {
+        if end.sent == Sent::Maybe {
+            self.written = Some(end.from.id);
+        } else if self.written.is_some() {
             end.sent = Sent::Maybe;
         }
-        self.written |= end.sent == Sent::Maybe;
         // Only a lost connection is followed: a reply that was too large would be so again.
         let lost = end.sent == Sent::Never || end.error.kind() == ErrorKind::ConnectionLost;
         let harmless = may_repeat(Reached::MaybeRun, self.effect, self.replay, true);
@@ -336,7 +352,11 @@ impl<C: Dial> Expire for Call<C> {
             },
             Stage::Known(_) | Stage::Over => (Phase::Queue, Sent::Never, "call was over"),
         };
-        let sent = if call.written { Sent::Maybe } else { sent };
+        let sent = if call.written.is_some() {
+            Sent::Maybe
+        } else {
+            sent
+        };
         Error::new(ErrorKind::Timeout, phase, detail)
             .at(hub.endpoint())
             .after(call.deadline.waited(Instant::now()))

@@ -3,7 +3,8 @@
 //! Owns [`Route`], a `Service` over the [`Channel`] to the primary and one more for each replica that the topology calls fit to be read from.
 //! Promises: nothing but reads ever leaves for a replica; a channel to one is made with the first read that wants it, and drained when
 //! the topology leaves it out; a replica that is silent or away is passed over, and a read that one let go goes on to the next, within its
-//! deadline; what happens to a replica is nothing to the primary's circuit. Leaves who is fit to `topology`, links to [`Channel`].
+//! deadline, once at most if it may have run, and only if it may be repeated and that is paid for; what happens to a replica is nothing to
+//! the primary's circuit. Leaves who is fit to `topology`, links to [`Channel`], what may be repeated to [`Call`].
 //! Fails by kind and phase: `no_replica`, phase `queue`, where a replica and nothing else was asked for.
 
 use std::{
@@ -314,17 +315,19 @@ impl<C: Dial> Routed<C> {
     /// The replica was no help: on to the next one, to the primary, or the end.
     fn go_on(
         &mut self,
-        mut read: Box<Read<C>>,
+        read: Box<Read<C>>,
         last: Result<Reply, Error>,
     ) -> Option<Result<Reply, Error>> {
         let sent = last.as_ref().err().is_none_or(Error::may_have_executed);
+        if !self.may_leave() {
+            return Some(last);
+        }
         if let Some((replica, channel)) = read.route.pick(&read.tried, read.read_from) {
             self.ask(read, replica, channel, sent);
             return None;
         }
         if read.read_from != ReadFrom::Replica {
-            read.count(sent);
-            self.stage = Stage::Asked(read.route.primary.call(read.request));
+            self.ask_primary(read, sent);
             return None;
         }
         Some(last.map_err(|error| {
@@ -340,21 +343,29 @@ impl<C: Dial> Routed<C> {
 
     /// The replica's link is gone, and the next one is being made: who has one does not need to wait. Says whether somebody has.
     fn pass_on(&mut self) -> bool {
-        let Some(mut read) = self.read.take() else {
+        let Some(read) = self.read.take() else {
             return false;
         };
         // Nobody who is not ready is worth leaving this one for.
-        if let Some((replica, channel)) = read.route.pick(&read.tried, ReadFrom::PreferReplica) {
-            self.ask(read, replica, channel, true);
-            return true;
-        }
-        if read.read_from == ReadFrom::Replica {
+        let next = read.route.pick(&read.tried, ReadFrom::PreferReplica);
+        let is_stuck = next.is_none() && read.read_from == ReadFrom::Replica;
+        if is_stuck || !self.may_leave() {
             self.read = Some(read);
             return false;
         }
-        read.count(true);
-        self.stage = Stage::Asked(read.route.primary.call(read.request));
+        match next {
+            Some((replica, channel)) => self.ask(read, replica, channel, true),
+            None => self.ask_primary(read, true),
+        }
         true
+    }
+
+    /// Whether the server that was asked may be left for another one.
+    fn may_leave(&self) -> bool {
+        match &self.stage {
+            Stage::Asked(call) => call.may_be_asked_elsewhere(),
+            Stage::Refused(_) => true,
+        }
     }
 
     fn ask(
@@ -365,9 +376,14 @@ impl<C: Dial> Routed<C> {
         sent: bool,
     ) {
         read.count(sent);
-        self.stage = Stage::Asked(channel.call(read.request.clone()));
+        self.stage = Stage::Asked(again(channel.call(read.request.clone()), sent));
         read.tried.push(replica);
         self.read = Some(read);
+    }
+
+    fn ask_primary(&mut self, mut read: Box<Read<C>>, sent: bool) {
+        read.count(sent);
+        self.stage = Stage::Asked(again(read.route.primary.call(read.request), sent));
     }
 }
 
@@ -405,6 +421,10 @@ impl<C: Dial> Future for Routed<C> {
             }
         }
     }
+}
+
+fn again<C: Dial>(call: Call<C>, sent: bool) -> Call<C> {
+    if sent { call.once_more() } else { call }
 }
 
 /// Whether another server may do better. One whose caps are reached is spared, not replaced: the next one would be flooded as well.
