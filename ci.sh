@@ -133,12 +133,12 @@ else
   echo "!! cargo-deny is not installed: deny.toml was not checked"
 fi
 # Pure tests side by side; those against the clock one at a time.
-operations=1000000
-if [ "$mode" = full ]; then operations=10000000; fi
-tests "unit tests" limited 900 env HOLDFAST_OPERATIONS=$operations cargo test --workspace --all-features --lib --bins --locked -- --show-output
+operations=1000000 limit=900
+if [ "$mode" = full ]; then operations=10000000 limit=3600; fi
+tests "unit tests" limited $limit env HOLDFAST_OPERATIONS=$operations cargo test --workspace --all-features --lib --bins --locked -- --show-output
 # A test of cancellation that a broken link passes would prove nothing.
 check "mutants are caught" told scripts/mutants.sh
-tests "loom" limited 600 scripts/loom.sh
+tests "loom" limited $limit scripts/loom.sh
 check "instructions" told scripts/instructions.sh test
 if [ "$mode" = full ]; then check "instructions, optimised" told scripts/instructions.sh bench; fi
 tests "doc tests" limited 900 cargo test --workspace --all-features --doc --locked
