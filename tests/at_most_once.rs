@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::*;
+use common::{sentinel::until, *};
 use holdfast_lab::history::{Findings, History, Tape, Told};
 use holdfast_lab::{Mode, Proxy, Server, server_or_skip};
 use redis_holdfast::layer::{Connect, LinkConnector};
@@ -24,6 +24,8 @@ use tokio::time::{Instant, sleep};
 /// How long the old path keeps what it holds, once its client is gone: beyond every replay.
 const LATE: Duration = ms(400);
 const WRITERS: u64 = 20;
+/// How the server's list of clients tells our links from others.
+const OURS: &str = "lib-name=redis-holdfast";
 
 // ── what writers do, and what they are told ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -375,19 +377,14 @@ struct Strangers {
 }
 
 impl Strangers {
-    /// Connects to `server` until the ids there have passed `id`, and from `from` for that one.
-    async fn around(server: &Server, id: u64, from: SocketAddr) -> Self {
-        let mut connections = Vec::new();
+    /// Connects to `server` until the ids there have passed `id`, and by `socket` for that one.
+    async fn around(server: &Server, id: u64, socket: TcpSocket) -> Self {
+        let (mut connections, mut socket) = (Vec::new(), Some(socket));
         loop {
             let next = connections.last().map_or(0, |(_, id)| id + 1);
-            let mut stream = match next == id {
-                true => {
-                    let socket = TcpSocket::new_v4().unwrap();
-                    socket.set_reuseaddr(true).unwrap();
-                    socket.bind(from).unwrap();
-                    socket.connect(server.addr()).await.unwrap()
-                }
-                false => server.dial().await.unwrap(),
+            let mut stream = match socket.take_if(|_| next == id) {
+                Some(socket) => socket.connect(server.addr()).await.unwrap(),
+                None => server.dial().await.unwrap(),
             };
             let its = client_id(&mut stream).await;
             connections.push((stream, its));
@@ -422,7 +419,7 @@ async fn our_link(server: &Server) -> (u64, SocketAddr) {
     let list = server.tell(&["CLIENT", "LIST"]).await.unwrap();
     let ours = list
         .lines()
-        .find(|line| line.contains("lib-name=redis-holdfast"))
+        .find(|line| line.contains(OURS))
         .expect("our link");
     let field = |name: &str| {
         ours.split(' ')
@@ -433,6 +430,30 @@ async fn our_link(server: &Server) -> (u64, SocketAddr) {
         field("id=").parse().unwrap(),
         field("addr=").parse().unwrap(),
     )
+}
+
+/// A client whose link has an address at `server` that a stranger can have as well, with the link's id and a socket of that address.
+async fn to_be_mistaken_for(server: &Server, proxy: &Proxy) -> (Client, u64, TcpSocket) {
+    for _ in 0..20 {
+        let client = connect_as(&proxy.url(), "strangers").await;
+        let (id, from) = our_link(server).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        match socket.bind(from) {
+            Ok(()) => return (client, id, socket),
+            // Some connection of this machine to somewhere else has it.
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                assert!(client.shutdown(SECOND).await);
+                until("our link is gone", SECOND, async || {
+                    let list = server.tell(&["CLIENT", "LIST"]).await.unwrap();
+                    !list.contains(OURS)
+                })
+                .await;
+            }
+            Err(error) => panic!("{from}: {error}"),
+        }
+    }
+    panic!("no address of twenty was free")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -447,9 +468,8 @@ async fn behind_a_proxy_with_two_servers_no_stranger_is_killed_and_nothing_runs_
     }
     let tapes = [Tape::of(&one).await.unwrap(), Tape::of(&two).await.unwrap()];
     let proxy = Proxy::start(one.addr()).await.unwrap();
-    let client = connect_as(&proxy.url(), "strangers").await;
-    let (id, from) = our_link(&one).await;
-    let mut strangers = Strangers::around(&two, id, from).await;
+    let (client, id, socket) = to_be_mistaken_for(&one, &proxy).await;
+    let mut strangers = Strangers::around(&two, id, socket).await;
     let rounds = if is_full() { 20 } else { 2 };
     let writers = Writers::start(&client, Instant::now() + SECOND * (2 * rounds + 1));
     for round in 0..2 * rounds {
