@@ -25,7 +25,20 @@ use crate::{
     layer::{Connect, LinkConnector, ResilienceLayer, ResilienceService},
 };
 
-/// The stack of a [`Client`] as a tower service. Always ready; cheap to clone.
+/// The stack of a [`Client`] as a tower service. Always ready; cheap to clone. Errors, cancel safety and metrics: [`ResilienceService`].
+///
+/// ```
+/// use redis_holdfast::{Client, ClientService};
+///
+/// /// What a handler keeps.
+/// struct Sessions {
+///     redis: ClientService,
+/// }
+/// let redis = Client::builder("redis://cache.internal")?.build()?;
+/// let sessions = Sessions { redis: redis.service() };
+/// # let _ = sessions.redis;
+/// # Ok::<(), redis_holdfast::ConfigError>(())
+/// ```
 pub type ClientService<C = LinkConnector> = ResilienceService<C>;
 
 /// A Redis client that bounds every call.

@@ -101,19 +101,22 @@ thread_local! {
 /// # Cancel safety
 /// That of `future`.
 ///
-/// ```no_run
-/// use redis_holdfast::{Client, deadline, redis::AsyncCommands};
+/// ```
+/// use redis_holdfast::{Client, deadline, redis::{AsyncCommands, RedisResult}};
 /// use std::time::Duration;
 /// use tokio::time::Instant;
 ///
-/// # async fn example(redis: Client) -> redis_holdfast::redis::RedisResult<()> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let redis = Client::builder(&format!("redis://{}", silent.local_addr()?))?.build()?;
 /// let at = Instant::now() + Duration::from_millis(80);
 /// let (mut one, mut two) = (redis.clone(), redis);
-/// let _visits: u64 = deadline::scope(at, async {
+/// let visits: RedisResult<u64> = deadline::scope(at, async {
 ///     one.set::<_, _, ()>("last", "now").await?; // both of them
 ///     two.incr("visits", 1).await                // end within the 80 ms
 /// })
-/// .await?;
+/// .await;
+/// # assert!(visits.unwrap_err().is_timeout());
 /// # Ok(()) }
 /// ```
 pub fn scope<F: Future>(at: Instant, future: F) -> Scope<F> {
@@ -121,6 +124,18 @@ pub fn scope<F: Future>(at: Instant, future: F) -> Scope<F> {
 }
 
 /// The deadline of the scope that this is called in.
+///
+/// ```
+/// use redis_holdfast::deadline;
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let at = Instant::now() + Duration::from_millis(80);
+/// assert_eq!(deadline::scope(at, async { deadline::current() }).await, Some(at));
+/// assert_eq!(deadline::current(), None);
+/// # Ok(()) }
+/// ```
 #[must_use]
 pub fn current() -> Option<Instant> {
     SCOPE.get()
@@ -141,7 +156,17 @@ pub(crate) fn within<T>(at: Instant, work: impl FnOnce() -> T) -> T {
 }
 
 pin_project! {
-    /// A future in the scope of a deadline: see [`scope`].
+    /// A future in the scope of a deadline: see [`scope`]. Errors and cancel safety are those of the future.
+    ///
+    /// ```
+    /// use redis_holdfast::deadline::{self, Scope};
+    /// use std::{future::Ready, time::Duration};
+    /// use tokio::time::Instant;
+    ///
+    /// let soon = Instant::now() + Duration::from_millis(80);
+    /// let call: Scope<Ready<u8>> = deadline::scope(soon, std::future::ready(7));
+    /// # let _ = call;
+    /// ```
     #[derive(Clone, Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct Scope<F> {

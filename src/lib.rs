@@ -99,6 +99,8 @@ mod own;
 #[cfg(any(test, doctest))]
 mod readme;
 mod request;
+#[cfg(test)]
+mod rustdoc;
 mod sync;
 mod task;
 pub mod telemetry;

@@ -26,18 +26,26 @@ use crate::{Error, Reply, Request};
 /// # Readiness
 /// Always ready.
 ///
+/// # Errors
+/// `Refused`, phase `queue`, for what would harm the others on a shared connection; else the connection's own, by kind: `ConnectionLost`, `Timeout`,
+/// `Auth`, `Redis`. They say *may have executed* unless the connection was never there.
+///
 /// # Cancel safety
 /// That of the connection: a call that is dropped may run.
 ///
-/// ```no_run
-/// use redis_holdfast::{ConnectionService, layer::GuardLayer, redis};
-/// use tower::Layer;
+/// ```
+/// use redis_holdfast::{ConnectionService, ErrorKind, Request, layer::GuardLayer, redis};
+/// use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+/// use tower::{Layer, Service};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let client = redis::Client::open("redis://cache.internal")?;
-/// let manager = redis::aio::ConnectionManager::new(client).await?;
-/// let guarded = GuardLayer::builder().build()?.layer(ConnectionService::new(manager));
-/// # let _ = guarded;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Nobody listens there.
+/// let client = redis::Client::open("redis://127.0.0.1:1")?;
+/// let config = ConnectionManagerConfig::new().set_number_of_retries(0);
+/// let manager = ConnectionManager::new_lazy_with_config(client, config)?;
+/// let mut guarded = GuardLayer::builder().build()?.layer(ConnectionService::new(manager));
+/// let error = guarded.call(Request::from(redis::cmd("INCR").arg("hits"))).await.unwrap_err();
+/// assert_eq!((error.kind(), error.may_have_executed()), (ErrorKind::ConnectionLost, false));
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -79,7 +87,18 @@ impl<C> fmt::Debug for ConnectionService<C> {
     }
 }
 
-/// A call's future.
+/// A call's future. Errors and cancel safety are those of [`ConnectionService`].
+///
+/// ```
+/// # use redis_holdfast::{ConnectionFuture, ConnectionService, Error, Reply, Request, ServiceConnection, redis::{self, Value}};
+/// # use tower::{Service, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let connection = ServiceConnection::new(service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Int(7))) }));
+/// let mut service = ConnectionService::new(connection);
+/// let call: ConnectionFuture = service.call(Request::from(redis::cmd("GET").arg("price")));
+/// assert_eq!(call.await?.parse::<u64>()?, 7);
+/// # Ok(()) }
+/// ```
 pub struct ConnectionFuture(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>);
 
 impl Future for ConnectionFuture {

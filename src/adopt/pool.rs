@@ -28,6 +28,11 @@ use crate::{Error, ErrorKind, Phase, Reply, Request};
 /// # Readiness
 /// Always ready: the wait for a connection is part of the call.
 ///
+/// # Errors
+/// `Overloaded`, phase `queue`, where the pool's own wait for a free connection ran out; `Timeout` or another kind, phase `connect`, where it could
+/// not connect; `Refused`, phase `queue`, where it is closed, and for what would change the connection; else as
+/// [`ConnectionService`](crate::ConnectionService).
+///
 /// # Cancel safety
 /// A call that is dropped while it waits for a connection leaves nothing; later, it may run, and its connection is closed.
 ///
@@ -142,7 +147,21 @@ impl fmt::Debug for PoolService {
     }
 }
 
-/// A call's future.
+/// A call's future. Errors and cancel safety are those of [`PoolService`].
+///
+/// ```
+/// use deadpool_redis::{Config, Runtime};
+/// use redis_holdfast::{ErrorKind, Phase, PoolFuture, PoolService, Request, redis};
+/// use tower::Service;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Nobody listens there.
+/// let pool = Config::from_url("redis://127.0.0.1:1").create_pool(Some(Runtime::Tokio1))?;
+/// let call: PoolFuture = PoolService::new(pool).call(Request::from(redis::cmd("INCR").arg("hits")));
+/// let error = call.await.unwrap_err();
+/// assert_eq!((error.kind(), error.phase()), (ErrorKind::ConnectionLost, Phase::Connect));
+/// # Ok(()) }
+/// ```
 pub struct PoolFuture(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>);
 
 impl Future for PoolFuture {

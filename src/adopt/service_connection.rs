@@ -26,15 +26,18 @@ use crate::{Error, Reply, Request};
 /// A call first waits for the stack to be ready. The layers of this crate always are; a foreign layer above them that is not keeps its
 /// calls waiting outside every deadline below it.
 ///
-/// ```no_run
-/// use redis_holdfast::{Config, RedisConnector, ServiceConnection, layer::ResilienceLayer, redis::AsyncCommands};
-/// use tower::Layer;
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, ServiceConnection, layer::TimeoutLayer, redis::{AsyncCommands, Value}};
+/// use std::time::Duration;
+/// use tower::{ServiceBuilder, service_fn};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let config = Config::builder("redis://cache.internal:6379").build()?;
-/// let stack = ResilienceLayer::new(config).layer(RedisConnector::new());
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Int(7))) });
+/// // `server` is a `ResilienceLayer` around a `RedisConnector`, or in a test a closure.
+/// let stack = ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_millis(250))).service(server);
 /// let mut connection = ServiceConnection::new(stack);
 /// let hits: u64 = connection.incr("hits", 1).await?;
+/// # assert_eq!(hits, 7);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]

@@ -76,6 +76,16 @@ impl FallbackLayer {
 ///
 /// Not answered: anything else; errors that waiting does not heal (`Auth`, `Refused`, `Redis`, `Protocol`, `RoleMismatch`), so that a wrong
 /// password does not look like an empty cache; pipelines.
+///
+/// ```
+/// use redis_holdfast::{Error, Request, layer::cache_miss, redis::{self, RedisError, Value}};
+/// use std::io;
+///
+/// let away = Error::from(Box::<dyn std::error::Error + Send + Sync>::from(RedisError::from(io::Error::from(io::ErrorKind::TimedOut))));
+/// let miss = cache_miss(&Request::from(redis::cmd("GET").arg("price")), &away);
+/// assert_eq!(miss.map(|reply| reply.into_value()), Some(Value::Nil));
+/// assert!(cache_miss(&Request::from(redis::cmd("INCR").arg("hits")), &away).is_none());
+/// ```
 #[must_use]
 pub fn cache_miss(request: &Request, error: &Error) -> Option<Reply> {
     let is_away = matches!(
@@ -118,6 +128,26 @@ impl<S> Layer<S> for FallbackLayer {
 }
 
 /// The service that a [`FallbackLayer`] makes. Always ready.
+///
+/// # Errors
+/// Those of the inner service, less those that were answered.
+///
+/// # Cancel safety
+/// That of the inner service.
+///
+/// ```
+/// use redis_holdfast::{Reply, Request, layer::{Fallback, FallbackLayer, TimeoutLayer, cache_miss}, redis};
+/// use std::{future::pending, time::Duration};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let silent = service_fn(|_: Request| pending::<Result<Reply, redis_holdfast::Error>>());
+/// let bounded = TimeoutLayer::new(Duration::from_millis(10)).layer(silent);
+/// let mut service: Fallback<_> = FallbackLayer::new(cache_miss).layer(bounded);
+/// let price = service.call(Request::from(redis::cmd("GET").arg("price"))).await?;
+/// assert_eq!(price.parse::<Option<u64>>()?, None);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Fallback<S> {
     inner: S,
@@ -176,7 +206,18 @@ struct Kept {
 }
 
 pin_project! {
-    /// A call that may be answered otherwise.
+    /// A call that may be answered otherwise. Errors and cancel safety are those of [`Fallback`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, layer::{FallbackFuture, FallbackLayer, cache_miss}, redis::{self, Value}};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Int(7))) });
+    /// # let mut service = FallbackLayer::new(cache_miss).layer(server);
+    /// let call: FallbackFuture<_> = service.call(Request::from(redis::cmd("GET").arg("price")));
+    /// assert_eq!(call.await?.parse::<u64>()?, 7); // Redis answered: nothing else is asked.
+    /// # Ok(()) }
+    /// ```
     pub struct FallbackFuture<F> {
         #[pin]
         inner: F,

@@ -23,6 +23,28 @@ use crate::{Error, ErrorKind, Phase, Reply, Request, deadline::Deadline, error::
 ///
 /// # Readiness
 /// Always ready. A clone inherits nothing.
+///
+/// # Errors
+/// Those of the inner service, as ours; `Timeout`, phase `queue`, where its readiness took the whole deadline of a layer above, phase `reply` where its
+/// answer did.
+///
+/// # Cancel safety
+/// A call that is dropped before the inner service was ready leaves nothing; later it is as cancel safe as that.
+///
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, layer::{Foreign, Timeout, TimeoutLayer}, redis::{self, Value}};
+/// use std::time::Duration;
+/// use tower::{Layer, Service, limit::ConcurrencyLimit, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// // Never ready: a layer of `tower`'s that would wait for ever is bounded too.
+/// let never = ConcurrencyLimit::new(server, 0);
+/// let mut service: Timeout<Foreign<_>> = TimeoutLayer::new(Duration::from_millis(10)).layer(never);
+/// let late = service.call(Request::from(&redis::cmd("PING"))).await.unwrap_err();
+/// assert!(late.is_timeout() && !late.may_have_executed());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Foreign<S>(S);
 
@@ -61,7 +83,19 @@ where
 }
 
 pin_project! {
-    /// A call that waits for its service to be ready, then for its answer.
+    /// A call that waits for its service to be ready, then for its answer. Errors and cancel safety are those of [`Foreign`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, layer::{ForeignFuture, LimitFuture, LimitLayer}, redis::{self, Value}};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+    /// # let mut service = LimitLayer::new(1).layer(server);
+    /// // Every layer that was put around a service by hand has one inside.
+    /// let call: LimitFuture<ForeignFuture<_>> = service.call(Request::from(&redis::cmd("PING")));
+    /// call.await?;
+    /// # Ok(()) }
+    /// ```
     pub struct ForeignFuture<S>
     where
         S: Service<Request>,

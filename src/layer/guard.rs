@@ -50,15 +50,19 @@ type Stack<S> =
 ///
 /// Each call of [`layer`](Layer::layer) makes a stack of its own: its own caps, circuit and retry budget.
 ///
-/// ```no_run
+/// ```
 /// use redis_holdfast::{ConnectionService, Request, layer::GuardLayer, redis};
 /// use std::time::Duration;
 /// use tower::{Layer, Service};
 ///
-/// # async fn example(connection: redis::aio::MultiplexedConnection) -> Result<(), Box<dyn std::error::Error>> {
+/// # use redis_holdfast::{Error, Reply, ServiceConnection, redis::Value};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let connection = ServiceConnection::new(tower::service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Int(1))) }));
+/// // `connection` is a `ConnectionManager`, a `ClusterConnection`, …
 /// let guard = GuardLayer::builder().name("sessions").call_timeout(Duration::from_millis(250)).build()?;
 /// let mut service = guard.layer(ConnectionService::new(connection));
 /// let hits = service.call(Request::from(redis::cmd("INCR").arg("hits"))).await?.parse::<u64>()?;
+/// # assert_eq!(hits, 1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -218,6 +222,18 @@ where
 /// # Cancel safety
 /// A call that is dropped gives back all that it holds here; what its connection does with it is the connection's affair. Dropped late
 /// it counts as a failure of the endpoint.
+///
+/// ```
+/// # use redis_holdfast::{Error, Reply, Request, layer::{Guard, GuardLayer}, redis::{self, Value}};
+/// # use tower::{Layer, Service, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let connection = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut guarded: Guard<_> = GuardLayer::builder().name("sessions").build()?.layer(connection);
+/// guarded.circuit().force_open(); // Maintenance: nothing is sent, whoever has a clone.
+/// let refused = guarded.call(Request::from(&redis::cmd("PING"))).await.unwrap_err();
+/// assert_eq!((refused.is_circuit_open(), refused.endpoint()), (true, Some("sessions")));
+/// # Ok(()) }
+/// ```
 pub struct Guard<S> {
     stack: Stack<S>,
     circuit: Circuit,
@@ -270,7 +286,19 @@ where
 }
 
 pin_project! {
-    /// A call under guard.
+    /// A call under guard. Errors and cancel safety are those of [`Guard`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, layer::{GuardFuture, GuardLayer}, redis::{self, Value}};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+    /// # let mut guarded = GuardLayer::builder().max_in_flight(1).build()?.layer(connection);
+    /// let call: GuardFuture<_> = guarded.call(Request::from(&redis::cmd("PING")));
+    /// drop(call); // Its place is free again.
+    /// guarded.call(Request::from(&redis::cmd("PING"))).await?;
+    /// # Ok(()) }
+    /// ```
     pub struct GuardFuture<S>
     where
         S: Service<Request, Response = Reply>,

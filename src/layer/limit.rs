@@ -106,6 +106,25 @@ impl Caps {
 }
 
 /// The service that a [`LimitLayer`] makes. Always ready: a full limit is an error from `call`.
+///
+/// # Errors
+/// `Overloaded`, phase `queue`; else those of the inner service.
+///
+/// # Cancel safety
+/// Place and bytes are given back at once; for the rest that of the inner service.
+///
+/// ```
+/// # use redis_holdfast::{Error, Reply, Request, layer::{Limit, LimitLayer}, redis::{self, Value}};
+/// # use tower::{Layer, Service, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut service: Limit<_> = LimitLayer::new(1).layer(server);
+/// let mut idle = service.clone(); // Shares the one place, and holds nothing.
+/// let held = service.call(Request::from(&redis::cmd("PING")));
+/// assert!(idle.call(Request::from(&redis::cmd("PING"))).await.unwrap_err().is_overloaded());
+/// # drop(held);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Limit<S> {
     inner: S,
@@ -239,7 +258,19 @@ where
 }
 
 pin_project! {
-    /// A call that was admitted, or refused at once.
+    /// A call that was admitted, or refused at once. Errors and cancel safety are those of [`Limit`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, layer::{LimitFuture, LimitLayer}, redis::{self, Value}};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+    /// # let mut service = LimitLayer::new(1).layer(server);
+    /// let call: LimitFuture<_> = service.call(Request::from(&redis::cmd("PING")));
+    /// drop(call); // Its place is free again.
+    /// assert!(service.call(Request::from(&redis::cmd("PING"))).await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub struct LimitFuture<F> {
         #[pin]
         stage: Stage<F>,

@@ -175,6 +175,20 @@ impl<C: Connect> Layer<C> for ResilienceLayer {
 ///
 /// # Metrics
 /// Those of [`telemetry::names`](crate::telemetry::names), under the name of its configuration.
+///
+/// ```
+/// use redis_holdfast::{Config, ErrorKind, Request, layer::{LinkConnector, ResilienceLayer, ResilienceService}, redis};
+/// use tower::{Layer, Service};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Nobody listens there.
+/// let config = Config::builder("redis://127.0.0.1:1").build()?;
+/// let mut service: ResilienceService<LinkConnector> = ResilienceLayer::new(config).layer(LinkConnector::new());
+/// let error = service.call(Request::from(redis::cmd("INCR").arg("hits"))).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+/// assert!(!error.may_have_executed());
+/// # Ok(()) }
+/// ```
 pub struct ResilienceService<C: Connect> {
     stack: Stack<C>,
     route: Route<C>,
@@ -232,7 +246,17 @@ impl<C: Connect> Service<Request> for ResilienceService<C> {
 }
 
 pin_project! {
-    /// A call's future.
+    /// A call's future. Errors and cancel safety are those of [`ResilienceService`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Client, Request, layer::{LinkConnector, ResilienceFuture}, redis};
+    /// # use tower::Service;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut service = Client::builder("redis://127.0.0.1:1")?.build()?.service();
+    /// let call: ResilienceFuture<LinkConnector> = service.call(Request::from(redis::cmd("INCR").arg("hits")));
+    /// drop(call); // Not begun: it never runs, and leaves nothing.
+    /// # Ok(()) }
+    /// ```
     pub struct ResilienceFuture<C: Connect> {
         #[pin]
         inner: <Stack<C> as Service<Request>>::Future,

@@ -58,6 +58,23 @@ impl<S> Layer<S> for TelemetryLayer {
 }
 
 /// The service that a [`TelemetryLayer`] makes. Always ready.
+///
+/// # Errors
+/// Those of the inner service, each counted by its kind.
+///
+/// # Cancel safety
+/// That of the inner service. A call that is dropped is in no counter.
+///
+/// ```
+/// # use redis_holdfast::{Error, Reply, Request, layer::{Telemetry, TelemetryLayer}, redis::{self, Value}};
+/// # use tower::{Layer, Service, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut service: Telemetry<_> = TelemetryLayer::new("sessions").layer(server);
+/// service.clone().call(Request::from(&redis::cmd("PING"))).await?; // Counted with the others.
+/// # service.call(Request::from(&redis::cmd("PING"))).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Telemetry<S> {
     inner: S,
@@ -118,7 +135,18 @@ where
 }
 
 pin_project! {
-    /// A call that is counted when it ends.
+    /// A call that is counted when it ends. Errors and cancel safety are those of [`Telemetry`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, layer::{TelemetryFuture, TelemetryLayer}, redis::{self, Value}};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+    /// # let mut service = TelemetryLayer::new("sessions").layer(server);
+    /// let call: TelemetryFuture<_> = service.call(Request::from(&redis::cmd("PING")));
+    /// call.await?; // Its duration is the time from `call` to here.
+    /// # Ok(()) }
+    /// ```
     #[derive(Debug)]
     pub struct TelemetryFuture<F> {
         #[pin]

@@ -263,14 +263,16 @@ impl fmt::Debug for Request {
 
 /// What Redis answered. An error *reply* of a single command is still inside: [`Reply::parse`] turns it into an error.
 ///
-/// ```no_run
-/// use redis_holdfast::{Client, Request, redis};
-/// use tower::Service;
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, redis::{self, Value}};
+/// use tower::{Service, service_fn};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut service = Client::builder("redis://cache.internal")?.build()?.service();
-/// let reply = service.call(Request::from(redis::cmd("GET").arg("greeting"))).await?;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut service = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::BulkString(b"good day".to_vec()))) });
+/// // `service` is a client's, `client.service()`.
+/// let reply: Reply = service.call(Request::from(redis::cmd("GET").arg("greeting"))).await?;
 /// let greeting: Option<String> = reply.parse()?;
+/// # assert_eq!(greeting.as_deref(), Some("good day"));
 /// # Ok(()) }
 /// ```
 pub struct Reply {

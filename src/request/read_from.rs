@@ -17,13 +17,17 @@ use super::Request;
 /// Transactions, commands that may write with other options (`SORT`, `GETEX`), blocking ones, those with subcommands, questions
 /// about the server (`INFO`, `PING`) and commands that the crate does not know are none.
 ///
-/// ```no_run
-/// use redis_holdfast::{Client, ReadFrom, redis::AsyncCommands};
+/// ```
+/// use redis_holdfast::{Client, Error, ErrorKind, ReadFrom, redis::{AsyncCommands, RedisResult}};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let redis = Client::builder("redis+sentinel://s-0,s-1,s-2/orders")?.build()?;
-/// let mut cached = redis.with_read_from(ReadFrom::PreferReplica);
-/// let price: Option<u64> = cached.get("price").await?;
+/// let cached = redis.with_read_from(ReadFrom::PreferReplica); // Reads of this handle go to a replica.
+///
+/// // A URL that names a server itself knows of no replica.
+/// let mut alone = Client::builder("redis://cache.internal")?.build()?.with_read_from(ReadFrom::Replica);
+/// let refused: RedisResult<Option<u64>> = alone.get("price").await;
+/// assert_eq!(Error::find_in(&refused.unwrap_err()).map(Error::kind), Some(ErrorKind::NoReplica));
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -29,6 +29,16 @@ use crate::{
 };
 
 /// What a circuit does with calls.
+///
+/// ```
+/// use redis_holdfast::layer::CircuitState;
+///
+/// /// Whether to serve the page without what Redis knows.
+/// fn is_poor(state: CircuitState) -> bool {
+///     matches!(state, CircuitState::Open | CircuitState::ForcedOpen)
+/// }
+/// assert!(!is_poor(CircuitState::Closed));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
@@ -363,7 +373,22 @@ impl fmt::Debug for Circuit {
     }
 }
 
-/// Word of each change of a circuit.
+/// Word of each change of a circuit; from [`Circuit::watch`].
+///
+/// ```
+/// # use redis_holdfast::{BreakerPolicy, Error, Reply, Request, redis::Value};
+/// # use redis_holdfast::layer::{BreakerLayer, CircuitState, CircuitWatch, Probe};
+/// # use tower::{Layer, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// # let service = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
+/// let mut watch: CircuitWatch = service.circuit().watch();
+/// service.circuit().force_closed();
+/// assert_eq!(watch.changed().await, Some(CircuitState::ForcedClosed));
+/// drop(service);
+/// assert_eq!(watch.changed().await, None);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct CircuitWatch(watch::Receiver<CircuitState>);
 

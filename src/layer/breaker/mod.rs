@@ -125,6 +125,27 @@ where
 }
 
 /// The service that a [`BreakerLayer`] makes. Always ready: an open circuit is an error from `call`. Clones share the circuit.
+///
+/// # Errors
+/// `CircuitOpen`, phase `queue`, while the circuit is open, and for what its growing admission has no place for; else those of the inner
+/// service.
+///
+/// # Cancel safety
+/// That of the inner service. A call that is dropped after more than 150 ms, or four fifths of its timeout if that is less, counts as failed.
+///
+/// ```
+/// use redis_holdfast::{BreakerPolicy, Error, Reply, Request, redis::{self, Value}};
+/// use redis_holdfast::layer::{Breaker, BreakerLayer, Probe};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+/// let mut service: Breaker<_> = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
+/// let clone = service.clone();
+/// clone.circuit().force_open();
+/// assert!(service.call(Request::from(&redis::cmd("PING"))).await.unwrap_err().is_circuit_open());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Breaker<S> {
     inner: S,
@@ -179,7 +200,21 @@ where
 }
 
 pin_project! {
-    /// A call that was admitted, or refused at once.
+    /// A call that was admitted, or refused at once. Errors and cancel safety are those of [`Breaker`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{BreakerPolicy, Error, Reply, Request, redis::{self, Value}};
+    /// # use redis_holdfast::layer::{BreakerFuture, BreakerLayer, Probe};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+    /// # let mut service = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
+    /// let call: BreakerFuture<_> = service.call(Request::from(&redis::cmd("PING")));
+    /// // Admitted before: what befalls the circuit now is no matter of this call's.
+    /// service.circuit().force_open();
+    /// assert!(call.await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub struct BreakerFuture<F> {
         #[pin]
         stage: Stage<F>,

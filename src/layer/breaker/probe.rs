@@ -62,6 +62,9 @@ impl Probe {
     }
 
     /// Whatever `probe` does, for example over a connection of its own: `true` closes the circuit.
+    ///
+    /// # Cancel safety
+    /// A try that takes longer than [`within`](Self::within), or is under way when the circuit is forced or gone, is dropped.
     pub fn with<F, P>(probe: F) -> Self
     where
         F: Fn() -> P + Send + Sync + 'static,

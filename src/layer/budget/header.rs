@@ -10,11 +10,31 @@ use http::{HeaderName, Request};
 use super::{BudgetLayer, ReadBudget};
 
 /// Reads `grpc-timeout`: up to eight digits and a unit.
+///
+/// ```
+/// use redis_holdfast::layer::{GrpcTimeout, ReadBudget};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), http::Error> {
+/// let request = http::Request::builder().header("grpc-timeout", "250m").body(())?;
+/// assert_eq!(GrpcTimeout::default().read(&request), Some(Duration::from_millis(250)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct GrpcTimeout;
 
-/// Reads a header that holds milliseconds.
+/// Reads a header that holds milliseconds. Made by [`BudgetLayer::header`].
+///
+/// ```
+/// use redis_holdfast::layer::{BudgetLayer, Header};
+/// use http::HeaderName;
+/// use std::time::Duration;
+///
+/// let name = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// let of_envoy: BudgetLayer<Header> = BudgetLayer::new(Duration::from_millis(800)).header(name);
+/// # let _ = of_envoy;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Header(HeaderName);
 

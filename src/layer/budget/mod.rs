@@ -44,17 +44,52 @@ pub struct BudgetLayer<R = Limited> {
 }
 
 /// Reads from a request how much time its sender gives it.
+///
+/// ```
+/// use redis_holdfast::layer::ReadBudget;
+/// use std::time::Duration;
+///
+/// /// A job tells its own time.
+/// #[derive(Clone)]
+/// struct OfTheJob;
+/// struct Job { millis: Option<u64> }
+///
+/// impl ReadBudget<Job> for OfTheJob {
+///     fn read(&self, job: &Job) -> Option<Duration> {
+///         job.millis.map(Duration::from_millis)
+///     }
+/// }
+/// assert_eq!(OfTheJob.read(&Job { millis: Some(50) }), Some(Duration::from_millis(50)));
+/// ```
 pub trait ReadBudget<Q> {
     /// The time, or nothing where the request does not say.
     fn read(&self, request: &Q) -> Option<Duration>;
 }
 
 /// Every request has the whole limit.
+///
+/// ```
+/// use redis_holdfast::layer::{BudgetLayer, Limited};
+/// use std::time::Duration;
+///
+/// let same_for_all: BudgetLayer<Limited> = BudgetLayer::new(Duration::from_millis(800));
+/// # let _ = same_for_all;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Limited;
 
-/// Asks a closure.
+/// Asks a closure. Made by [`BudgetLayer::reading`].
+///
+/// ```
+/// use redis_holdfast::layer::{BudgetLayer, Read};
+/// use std::time::Duration;
+///
+/// // A request that is its own time, in milliseconds.
+/// let asked: BudgetLayer<Read<fn(&u64) -> Option<Duration>>> =
+///     BudgetLayer::new(Duration::from_millis(800)).reading(|millis| Some(Duration::from_millis(*millis)));
+/// # let _ = asked;
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Read<F>(F);
 
@@ -99,7 +134,19 @@ impl<S, R: Clone> Layer<S> for BudgetLayer<R> {
     }
 }
 
-/// The service that a [`BudgetLayer`] makes. Readiness and errors are the inner service's.
+/// The service that a [`BudgetLayer`] makes. Readiness, errors and cancel safety are the inner service's.
+///
+/// ```
+/// use redis_holdfast::{deadline, layer::{Budget, BudgetLayer}};
+/// use std::{convert::Infallible, time::Duration};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let api = service_fn(|()| async { Ok::<_, Infallible>(deadline::current()) });
+/// let mut api: Budget<_> = BudgetLayer::new(Duration::from_millis(800)).layer(api);
+/// assert!(api.call(()).await?.is_some(), "every Redis call in there ends within 800 ms");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Budget<S, R = Limited> {
     inner: S,

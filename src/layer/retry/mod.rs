@@ -95,6 +95,33 @@ impl<S: Clone> Layer<S> for RetryLayer {
 }
 
 /// The service that a [`RetryLayer`] makes. Always ready; clones share the budget.
+///
+/// # Errors
+/// That of the last attempt; if an earlier one may have run it says so too ([`Error::may_have_executed`]).
+///
+/// # Cancel safety
+/// That of the inner service for the attempt under way; there is no further one.
+///
+/// ```
+/// use redis_holdfast::{Error, Reply, Request, RetryPolicy, redis::{self, RedisError, Value}};
+/// use redis_holdfast::layer::{Retry, RetryLayer};
+/// use std::{io, sync::atomic::{AtomicUsize, Ordering}};
+/// use tower::{Layer, Service, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// let flaky = service_fn(|_: Request| async {
+///     match CALLS.fetch_add(1, Ordering::Relaxed) {
+///         0 => Err(RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset))),
+///         _ => Ok(Reply::from(Value::Int(7))),
+///     }
+/// });
+/// # let flaky = tower::ServiceExt::map_err(flaky, |error| Error::from(Box::<dyn std::error::Error + Send + Sync>::from(error)));
+/// let mut service: Retry<_> = RetryLayer::new(RetryPolicy::default().attempts(2))?.layer(flaky);
+/// let price = service.call(Request::from(redis::cmd("GET").arg("price"))).await?;
+/// assert_eq!(price.parse::<u64>()?, 7);
+/// # Ok(()) }
+/// ```
 pub struct Retry<S> {
     inner: S,
     shared: Arc<Shared<S>>,
@@ -188,7 +215,18 @@ where
 }
 
 pin_project! {
-    /// A call of several attempts.
+    /// A call of several attempts. Errors and cancel safety are those of [`Retry`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, RetryPolicy, layer::{RetryFuture, RetryLayer}, redis::{self, Value}};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
+    /// # let mut service = RetryLayer::new(RetryPolicy::default())?.layer(server);
+    /// let call: RetryFuture<_> = service.call(Request::from(&redis::cmd("PING")));
+    /// call.await?;
+    /// # Ok(()) }
+    /// ```
     pub struct RetryFuture<S>
     where
         S: Service<Request>,

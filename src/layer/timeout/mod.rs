@@ -71,6 +71,27 @@ impl<S> Layer<S> for TimeoutLayer {
 }
 
 /// The service that a [`TimeoutLayer`] makes. Always ready.
+///
+/// # Errors
+/// `Timeout` with the phase that the call was in, and whether it may have run; `Refused`, phase `queue`, outside a tokio runtime; else those of the
+/// inner service.
+///
+/// # Cancel safety
+/// That of the inner service.
+///
+/// ```
+/// # use redis_holdfast::{Error, Reply, Request, layer::{Timeout, TimeoutLayer}, redis};
+/// # use std::{future::pending, time::Duration};
+/// # use tower::{Layer, Service, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let silent = service_fn(|_: Request| pending::<Result<Reply, Error>>());
+/// let mut service: Timeout<_> = TimeoutLayer::new(Duration::from_secs(1)).layer(silent);
+/// // The request's own time counts, where it has one.
+/// let hurried = Request::from(&redis::cmd("PING")).with_timeout(Duration::from_millis(10));
+/// let late = service.call(hurried).await.unwrap_err();
+/// assert!(late.is_timeout() && late.waited() < Duration::from_secs(1));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Timeout<S> {
     inner: S,
@@ -122,7 +143,20 @@ where
 }
 
 pin_project! {
-    /// A call under its deadline.
+    /// A call under its deadline. Errors and cancel safety are those of [`Timeout`].
+    ///
+    /// ```
+    /// # use redis_holdfast::{Error, Reply, Request, layer::{TimeoutFuture, TimeoutLayer}, redis};
+    /// # use std::{future::pending, time::Duration};
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let silent = service_fn(|_: Request| pending::<Result<Reply, Error>>());
+    /// # let mut service = TimeoutLayer::new(Duration::from_millis(10)).layer(silent);
+    /// // The clock runs from `call`, polled or not.
+    /// let call: TimeoutFuture<_> = service.call(Request::from(&redis::cmd("PING")));
+    /// assert!(call.await.unwrap_err().is_timeout());
+    /// # Ok(()) }
+    /// ```
     #[derive(Debug)]
     pub struct TimeoutFuture<F> {
         #[pin]

@@ -35,7 +35,16 @@ pub(crate) use refresh::{Follower, Lookups, follow};
 pub use settings::{DnsPolicy, Families};
 pub use system::System;
 
-/// The future of one lookup.
+/// The future of one lookup. Dropped when it takes too long: see [`Resolve`].
+///
+/// ```
+/// use redis_holdfast::dns::{Lookup, Resolution};
+///
+/// fn unknown<'a>() -> Lookup<'a> {
+///     Box::pin(async { Resolution::transient("the registry is not there yet") })
+/// }
+/// # let _ = unknown();
+/// ```
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Resolution> + Send + 'a>>;
 
 /// Finds the addresses of a host name. Implement it to bring your own service discovery.
@@ -108,6 +117,16 @@ pub struct Resolution {
 }
 
 /// The answer for one address family.
+///
+/// ```
+/// use redis_holdfast::dns::{Answer, Resolution};
+/// use std::{net::IpAddr, time::Duration};
+///
+/// // One family may be known while the other is not: its addresses stay in use.
+/// let four = Answer::positive(vec![IpAddr::from([10, 0, 0, 7])], Duration::from_secs(5));
+/// let half = Resolution::new(four, Answer::transient("no answer for AAAA"));
+/// assert!(matches!(half.v6, Answer::Transient { .. }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Answer {
@@ -133,6 +152,14 @@ pub enum Answer {
 }
 
 /// Why there is no address.
+///
+/// ```
+/// use redis_holdfast::dns::{Answer, NoAddress, Resolution};
+/// use std::time::Duration;
+///
+/// let gone = Resolution::negative(NoAddress::NxDomain, Duration::from_secs(5));
+/// assert!(matches!(gone.v4, Answer::Negative { reason: NoAddress::NxDomain, .. }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NoAddress {
