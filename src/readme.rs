@@ -12,7 +12,10 @@ mod tests {
     use crate::{
         config::defaults,
         telemetry::{
-            labels::{Label, Outcome},
+            labels::{
+                Answers, FenceOutcome, Label, LinkEnd, LinkState, Lookup, Outcome, PrimaryChange,
+                ProbeOutcome, ReplayKind, Transition,
+            },
             names,
         },
     };
@@ -102,28 +105,87 @@ mod tests {
         }
     }
 
+    /// `family{label="value"}` for each series of a family, without its prefix.
+    fn series_of<L: Label>(family: &str) -> Vec<String> {
+        let name = family.trim_start_matches("redis.holdfast.");
+        let pairs = (0..L::TEXT.len()).flat_map(L::pairs);
+        pairs
+            .map(|(label, value)| format!("{name}{{{label}=\"{value}\"}}"))
+            .collect()
+    }
+
+    fn all_series() -> Vec<String> {
+        [
+            series_of::<Outcome>(names::CALLS),
+            series_of::<Transition>(names::BREAKER_TRANSITIONS),
+            series_of::<LinkState>(names::LINKS),
+            series_of::<LinkEnd>(names::LINK_ENDS),
+            series_of::<Outcome>(names::DIALS),
+            series_of::<ProbeOutcome>(names::PROBES),
+            series_of::<FenceOutcome>(names::FENCES),
+            series_of::<ReplayKind>(names::REPLAYS),
+            series_of::<Lookup>(names::DNS_LOOKUPS),
+            series_of::<Answers>(names::SENTINEL_ANSWERS),
+            series_of::<PrimaryChange>(names::PRIMARY_CHANGES),
+        ]
+        .concat()
+    }
+
     #[test]
-    fn the_handbook_names_metrics_and_kinds_that_exist() {
-        let families: Vec<_> = names::ALL
-            .iter()
-            .filter_map(|row| row.0.strip_prefix("redis.holdfast."))
-            .collect();
-        for series in quoted(HANDBOOK)
-            .into_iter()
-            .filter_map(|word| word.split_once('{'))
-        {
+    fn the_handbook_names_series_that_exist_and_every_family_and_kind() {
+        let series = all_series();
+        for word in quoted(HANDBOOK) {
+            let Some((family, labels)) = word.split_once('{') else {
+                continue;
+            };
+            if family.is_empty() {
+                // `{error}`: what to log.
+                continue;
+            }
+            for label in labels.trim_end_matches('}').split(',') {
+                let named = format!("{family}{{{label}}}");
+                assert!(series.contains(&named), "no series {named}");
+            }
+        }
+        for (name, ..) in names::ALL {
+            let Some(family) = name.strip_prefix("redis.holdfast.") else {
+                continue;
+            };
+            let is_there = |word: &str| word == family || word.starts_with(&format!("{family}{{"));
+            let speaks = quoted(HANDBOOK).into_iter().any(is_there);
+            assert!(speaks, "no page speaks of {family}");
+        }
+        for kind in Outcome::TEXT {
+            let is_failure = *kind != "ok";
             assert!(
-                series.0.is_empty() || families.contains(&series.0),
-                "no metric {}",
-                series.0
+                !is_failure || HANDBOOK.contains(&code(kind)),
+                "no page speaks of {kind}"
             );
         }
-        for kind in Outcome::TEXT
-            .iter()
-            .filter(|kind| !["ok", "tls"].contains(kind))
-        {
-            assert!(HANDBOOK.contains(&code(kind)), "no page speaks of {kind}");
+    }
+
+    #[test]
+    fn the_handbook_quotes_what_the_code_says() {
+        let (_, pages) = HANDBOOK.split_once("\n## ").expect("a page");
+        let pages = pages.replace("**", "").replace('\n', " ");
+        let words = pages.split('*').skip(1).step_by(2);
+        let mut said = crate::rustdoc::all_sources();
+        said.retain(|(file, _)| file != "readme.rs");
+        let mut found = 0;
+        // One word alone is emphasis.
+        for phrase in words.filter(|phrase| phrase.contains(' ')) {
+            let phrase = phrase.split_whitespace().collect::<Vec<_>>().join(" ");
+            let phrase = phrase.trim_start_matches("circuit is open: ");
+            if phrase == "…" {
+                continue;
+            }
+            assert!(
+                said.iter().any(|(_, text)| text.contains(phrase)),
+                "nobody says *{phrase}*"
+            );
+            found += 1;
         }
+        assert!(found >= 20, "{found} phrases");
     }
 
     #[test]

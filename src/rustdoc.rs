@@ -69,7 +69,7 @@ fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
-fn all_sources() -> Vec<(String, String)> {
+pub(crate) fn all_sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     sources(Path::new(folder), &mut found);
