@@ -89,6 +89,52 @@ async fn without_early_promotion_the_sentinels_agreement_is_waited_for() {
     assert!(took <= 3000 * MS, "{took:?}");
 }
 
+/// What clients call themselves at a Sentinel; Sentinels do so among themselves.
+async fn names(set: &SentinelSet) -> Vec<String> {
+    let asked = SentinelSet::tell(set.sentinel(0), &["CLIENT", "LIST"]).await;
+    let list = asked.expect("a list of clients");
+    let names = list
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("name="));
+    names
+        .filter(|name| !name.is_empty() && !name.starts_with("sentinel-"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_is_told_the_name_that_was_given_and_none_that_was_not() {
+    let Some(set) = SentinelSet::builder().start_or_skip().await else {
+        return;
+    };
+    let client = |name: Option<&str>| {
+        let builder = Client::builder(&set.url()).expect("a sound URL");
+        let builder = match name {
+            Some(name) => builder.name(name),
+            None => builder,
+        };
+        builder.build().expect("a sound name")
+    };
+    let before = set.sentinel(0).server().clients().await;
+    let arrived = async |clients: u64| {
+        let end = Instant::now() + 2000 * MS;
+        while set.sentinel(0).server().clients().await < before + clients {
+            assert!(Instant::now() < end, "a connection per client");
+            sleep(10 * MS).await;
+        }
+    };
+    let _nameless = client(None);
+    arrived(1).await;
+    let _named = client(Some("cart.v2"));
+    arrived(2).await;
+    // Named in the handshake, an instant after it was accepted.
+    let end = Instant::now() + 1000 * MS;
+    while names(&set).await.is_empty() && Instant::now() < end {
+        sleep(10 * MS).await;
+    }
+    assert_eq!(names(&set).await, ["cart.v2"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_with_one_handle_share_the_connections_to_the_sentinels() {
     let Some(set) = SentinelSet::builder().start_or_skip().await else {

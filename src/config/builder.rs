@@ -64,8 +64,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// The client's name in metrics and logs, and, where one is given, in the server's `CLIENT LIST`. Default `redis`; legal: 1 to 64 of
-    /// `A–Z a–z 0–9 . _ -`. A server that refuses the name serves all the same.
+    /// The client's name in metrics and logs, and, where one is given, in the `CLIENT LIST` of the server and of the Sentinels. Default
+    /// `redis`; legal: 1 to 64 of `A–Z a–z 0–9 . _ -`. Who refuses the name serves all the same.
     ///
     /// Clients of one name share their metrics: give each its own, from a small set.
     pub fn name(mut self, name: impl Into<String>) -> Self {

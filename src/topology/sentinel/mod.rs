@@ -43,8 +43,8 @@ use crate::{
 ///
 /// Clients that were built with the same handle, and with the same Sentinels, name, credentials, [`SentinelPolicy`](crate::SentinelPolicy)
 /// and [`DnsPolicy`](crate::dns::DnsPolicy), follow their primary together: one connection per Sentinel for all of them, over the resolver
-/// and in the runtime of the first. Each keeps its own connection to Redis, its caps and its circuit. Without a handle every client
-/// follows on its own. Cheap to clone; clones are the same handle.
+/// and in the runtime of the first, under the first one's name. Each keeps its own connection to Redis, its caps and its circuit. Without a
+/// handle every client follows on its own. Cheap to clone; clones are the same handle.
 ///
 /// ```
 /// use redis_holdfast::{Client, Sentinels};

@@ -31,6 +31,8 @@ const OWED: usize = 64;
 
 pub(super) struct Plan {
     pub(super) endpoint: Arc<str>,
+    /// What to be called at the peers, if anybody said so: the name of the client that is followed for, or the first of several.
+    pub(super) name: Option<String>,
     pub(super) group: Group,
     /// For the candidate of a failover, which is a Redis.
     pub(super) login: Login,
@@ -71,6 +73,7 @@ impl Plan {
     ) -> Self {
         Self {
             endpoint: config.endpoint().clone(),
+            name: config.given_name().map(str::to_owned),
             group: group.clone(),
             login: config.login().clone(),
             policy: config.sentinel().clone(),
@@ -94,7 +97,7 @@ impl Plan {
             username: login.username.clone(),
             password: password.map(|password| password.expose().to_owned()),
             db: 0,
-            name: None,
+            name: self.name.clone(),
             peer,
         }
     }
