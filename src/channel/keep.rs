@@ -189,6 +189,7 @@ pub(super) fn template(config: &Config, pace: &Arc<Pace>, runtime: &Handle) -> A
         name: config.given_name().map(str::to_owned),
         peer: match config.server() {
             Server::Sentinel(_) => Peer::Primary,
+            Server::Replica { .. } => Peer::Replica,
             Server::Tcp { .. } | Server::Unix(_) => Peer::Server,
         },
     };
@@ -230,7 +231,7 @@ pub(super) fn topology(config: &Config, sources: &Sources, runtime: &Handle) -> 
             resolver,
             runtime,
         )),
-        Server::Tcp { host, port } => {
+        Server::Tcp { host, port } | Server::Replica { host, port } => {
             let resolver = resolver.unwrap_or_else(|| default_resolver(config.dns()));
             Arc::new(Named::start(
                 endpoint,

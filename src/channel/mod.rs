@@ -211,7 +211,7 @@ fn pace(config: &Config, cap: usize) -> Pace {
     );
     match config.server() {
         Server::Sentinel(_) => pace.primary_only(),
-        Server::Tcp { .. } | Server::Unix(_) => pace,
+        Server::Tcp { .. } | Server::Replica { .. } | Server::Unix(_) => pace,
     }
 }
 

@@ -226,11 +226,11 @@ impl Config {
         self.settings.read_from.unwrap_or_default()
     }
 
-    /// The same for one of its replicas: a server like any other, counted under a name of its own.
+    /// The same for one of its replicas: a server like any other that says it is one, counted under a name of its own.
     pub(crate) fn of_replica(&self, host: &str, port: u16) -> Self {
         let mut config = self.clone();
         let host = host.to_owned();
-        config.target.server = Server::Tcp { host, port };
+        config.target.server = Server::Replica { host, port };
         config.endpoint = config.target.server.endpoint();
         config.name = format!("{}.replicas", self.name).into();
         config

@@ -17,7 +17,15 @@ pub(crate) struct Target {
 /// Where it listens. `host` is a name or an IP literal, an IPv6 literal without brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// One that must say that it is a replica.
+    Replica {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
     Sentinel(Group),
 }
@@ -37,8 +45,12 @@ impl Server {
     /// `host:port`, the socket's path, or `sentinel:` and the primary's name, for errors and logs.
     pub(crate) fn endpoint(&self) -> Arc<str> {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}").into(),
-            Self::Tcp { host, port } => format!("{host}:{port}").into(),
+            Self::Tcp { host, port } | Self::Replica { host, port } if host.contains(':') => {
+                format!("[{host}]:{port}").into()
+            }
+            Self::Tcp { host, port } | Self::Replica { host, port } => {
+                format!("{host}:{port}").into()
+            }
             Self::Unix(path) => path.display().to_string().into(),
             Self::Sentinel(group) => format!("sentinel:{}", group.name).into(),
         }

@@ -8,8 +8,9 @@ use super::Request;
 /// Which server of a primary that Sentinels watch answers what only reads. Everything else goes to the primary, always.
 ///
 /// A replica is behind: what was written a moment ago may be missing from it, also what this very client wrote. It is read from while
-/// it has what its primary had 5 s ago, heard it within 5 s, and is neither down by the word of most Sentinels that know it nor taking over a whole set of
-/// data; connections to replicas are made with the first such read. Replicas are chosen by lot, one that is silent or away is passed over. A read whose replica
+/// it has what its primary had 5 s ago, heard it within 5 s, and is neither down by the word of most Sentinels that know it nor taking
+/// over a whole set of data; and only if it said itself, on the connection that is read over, that it is one. Connections to replicas are
+/// made with the first such read. Replicas are chosen by lot, one that is silent or away is passed over. A read whose replica
 /// is lost on the way goes on to the next one, within its deadline; one that waits for a replica which has just fallen silent may end as
 /// `Timeout`. Replicas have circuits of their own: none of theirs opens the primary's.
 ///

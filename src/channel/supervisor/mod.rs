@@ -261,8 +261,9 @@ impl<C: Dial> Supervisor<C> {
                 } else {
                     ProbeOutcome::Failed
                 });
-                if error.kind() == ErrorKind::RoleMismatch {
-                    // The failover is still under way, or we are: the calls wait, as for a link that is being made.
+                if error.kind() == ErrorKind::RoleMismatch && self.term > 0 {
+                    // The failover is still under way, or we are: the calls wait, as for a link that is being made. A read that was given to a
+                    // replica which is none has others to go to.
                     self.probe = Probe::Silent;
                     self.demoted = true;
                 } else if alive {

@@ -48,6 +48,8 @@ pub(crate) enum Peer {
     Server,
     /// One that says it is a primary.
     Primary,
+    /// One that says it is a replica.
+    Replica,
     /// A Sentinel, to whose events we listen where it speaks RESP3 and permits it.
     Sentinel,
 }
@@ -148,7 +150,7 @@ impl Introduction {
         if self.peer != Peer::Sentinel {
             steps.push((Step::InfoReplication, cmd("INFO").arg("replication").take()));
         }
-        if self.peer == Peer::Primary {
+        if matches!(self.peer, Peer::Primary | Peer::Replica) {
             // Late, so that it is fresh.
             steps.push((Step::Role, cmd("ROLE")));
         }
@@ -210,7 +212,9 @@ pub(crate) async fn handshake<S: Socket>(
                 greeting.parent = field(info, "master_replid2").map(str::to_owned);
                 greeting.identity = run_id.take().and_then(|run_id| identity(run_id, info));
             }
-            Step::Role => check_role(role_of(&reply).or(role.as_deref()))?,
+            Step::Role => {
+                check_role(role_of(&reply).or(role.as_deref()), introduction.peer)?;
+            }
             // Its confirmation is no reply.
             Step::Subscribe => {}
             Step::Hello | Step::Auth | Step::Select => check(step, reply)?,
@@ -426,7 +430,7 @@ pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 fn run_id_of(info: &str, peer: Peer) -> Result<Option<String>, Error> {
     let stranger = |phase, detail| Err(Error::new(ErrorKind::Protocol, phase, detail));
     match (field(info, "redis_mode"), peer) {
-        (Some("sentinel"), Peer::Server | Peer::Primary) => {
+        (Some("sentinel"), Peer::Server | Peer::Primary | Peer::Replica) => {
             return stranger(Phase::Handshake, "peer is a Sentinel, not a Redis server");
         }
         (Some(mode), Peer::Sentinel) if mode != "sentinel" => {
@@ -452,11 +456,13 @@ fn role_of(reply: &Value) -> Option<&str> {
     }
 }
 
-fn check_role(role: Option<&str>) -> Result<(), Error> {
-    let detail = match role {
-        Some("master") => return Ok(()),
-        Some(_) => "server is a replica, not a primary",
-        None => "server does not tell its role",
+fn check_role(role: Option<&str>, wanted: Peer) -> Result<(), Error> {
+    let detail = match (role, wanted) {
+        (Some("master"), Peer::Replica) => "server is a primary, not a replica",
+        (Some("master"), _) | (Some("slave"), Peer::Replica) => return Ok(()),
+        (Some(_), Peer::Replica) => "server is no replica",
+        (Some(_), _) => "server is a replica, not a primary",
+        (None, _) => "server does not tell its role",
     };
     Err(Error::new(
         ErrorKind::RoleMismatch,

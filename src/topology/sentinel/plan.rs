@@ -89,7 +89,7 @@ impl Plan {
     pub(super) fn introduction(&self, peer: Peer) -> Introduction {
         let (login, resp3) = match peer {
             Peer::Sentinel => (&self.group.login, true),
-            Peer::Server | Peer::Primary => (&self.login, false),
+            Peer::Server | Peer::Primary | Peer::Replica => (&self.login, false),
         };
         let password = login.password.as_ref();
         Introduction {
