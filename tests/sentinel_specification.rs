@@ -14,7 +14,7 @@ use common::*;
 use holdfast_lab::load::LagMeter;
 use holdfast_lab::sentinel::{FakeSentinel, Mood, View};
 use holdfast_lab::{Embedded, SentinelSet, server_or_skip};
-use redis_holdfast::{Client, ErrorKind};
+use redis_holdfast::{Client, ErrorKind, ReadFrom};
 use tokio::time::{Instant, sleep};
 
 /// "A few hundred milliseconds": what one silent Sentinel may cost, and a handshake.
@@ -389,4 +389,57 @@ async fn c11_an_event_hurries_and_never_decides() {
         changed.elapsed()
     );
     assert!(ask(&client).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c12_replicas_are_those_that_the_sentinels_list_and_that_say_so_themselves() {
+    let set = SentinelSet::builder().sentinels(0).bare_nodes();
+    let (Some(set), Some(stranger)) = (set.start_or_skip().await, server_or_skip().await) else {
+        return;
+    };
+    let (primary, replica) = (set.node(0).server().addr(), set.node(1).server().addr());
+    let all = fakes(3, primary).await;
+    let list = |servers: &[std::net::SocketAddr]| {
+        let row = |at: &std::net::SocketAddr| (at.ip().to_string(), at.port(), "slave".to_owned());
+        for one in &all {
+            one.believe(|view| view.replicas = servers.iter().map(row).collect());
+        }
+    };
+    // They have not noticed yet that one of the two is a replica no more.
+    list(&[replica, stranger.addr()]);
+    let writer = connect(&url(&all)).await;
+    let put: redis_holdfast::redis::RedisResult<()> = redis_holdfast::redis::cmd("SET")
+        .arg("asked")
+        .arg("ours")
+        .query_async(&mut writer.clone())
+        .await;
+    put.unwrap();
+    let reader = writer.with_read_from(ReadFrom::Replica);
+    // Half a second of reads; a limit on a test that hangs, and no promise.
+    let (mut answered, end) = (0, Instant::now() + SECOND * 30);
+    // From the very first read on: nobody has asked either of them yet.
+    while answered < 200 {
+        assert!(Instant::now() < end, "{answered} answers");
+        match ask(&reader).await {
+            Ok(found) => {
+                // What has not been replicated yet is missing; what another one holds is another's.
+                assert!(found.is_none_or(|found| found == "ours"));
+                answered += 1;
+            }
+            // Until one is connected.
+            Err(error) => assert!(told(&error).starts_with("no_replica"), "{}", told(&error)),
+        }
+        sleep(ms(2)).await;
+    }
+    let reads = stranger.tell(&["INFO", "commandstats"]).await.unwrap();
+    assert!(!reads.contains("cmdstat_get:"), "{reads}");
+    assert!(all.iter().all(|one| one.count("SENTINEL REPLICAS") > 0));
+    // A replica that no Sentinel lists is none, whatever it says.
+    list(&[]);
+    until("none is left", SECOND * 15, async || {
+        ask(&reader)
+            .await
+            .is_err_and(|error| told(&error).starts_with("no_replica"))
+    })
+    .await;
 }
