@@ -101,6 +101,35 @@ told() {
   return "${PIPESTATUS[0]}"
 }
 
+# labelled LABEL COMMAND...: its figures say what they were measured on.
+labelled() {
+  local label=$1
+  shift
+  "$@" 2>&1 | sed "s/FIGURE /FIGURE [$label] /"
+  return "${PIPESTATUS[0]}"
+}
+
+# The Sentinel suite with small counts on every server that was fetched; the scenarios ran it as written on the first that is found.
+each_server() {
+  local server version versions=
+  for server in target/servers/*/*-server; do
+    version=$("$server" --version | sed -E 's/^([A-Za-z]+) server v=([0-9.]+).*/\1 \2/')
+    versions="$versions, $version"
+    tests "Sentinel suite on $version" labelled "$version" limited 1800 \
+      env -u HOLDFAST_FULL HOLDFAST_SERVER="$PWD/$server" \
+      cargo test --workspace --all-features --test 'sentinel_*' --locked --no-fail-fast -- --test-threads=1 --show-output
+  done
+  for version in "Redis 6.2" "Redis 7.0" "Valkey"; do
+    case $versions in
+      *", $version"*) ;;
+      *)
+        echo "!! $version is not here: the Sentinel suite did not run on it"
+        if [ -n "${CI:-}" ]; then trouble "Sentinel suite on $version"; fi
+        ;;
+    esac
+  done
+}
+
 proof() {
   mkdir -p docs
   {
@@ -146,6 +175,7 @@ limit=2700
 if [ "$mode" = full ]; then limit=14400; fi
 tests "scenarios" limited $limit cargo test --workspace --all-features --test '*' --locked --no-fail-fast -- --test-threads=1 --show-output
 if [ "$mode" = full ]; then
+  each_server
   # The ignored ones are measurements: optimised, like the benches, or they say nothing.
   tests "measurements" limited 1200 cargo test --profile bench -p redis-holdfast --all-features --lib --locked -- --ignored --show-output
   say "benches"
