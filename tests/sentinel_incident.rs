@@ -109,7 +109,7 @@ fn test(name: &str, meanwhile: &Answer, runs: usize) {
     if netns::reexec(name) == Place::Done {
         return;
     }
-    for _ in 0..if is_full() { 10 } else { runs } {
+    for _ in 0..if is_full() { 20 } else { runs } {
         block_on(once(meanwhile.clone()));
     }
 }

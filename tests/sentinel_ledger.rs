@@ -219,6 +219,52 @@ async fn a_leader_that_dies_after_the_promotion_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_dies_after_its_election_costs_a_second_election_and_no_more() {
+    let Some(set) = SentinelSet::builder()
+        .failover_timeout(SECOND * 3)
+        .start_or_skip()
+        .await
+    else {
+        return;
+    };
+    let client = connect_to(&set).await;
+    let (ledger, monitors) = (Ledger::default(), monitors(&set));
+    let tell = async |nth: usize, words: &[&str]| {
+        let said = SentinelSet::tell(set.sentinel(nth), words).await.unwrap();
+        assert_eq!(said, "+OK", "{words:?}");
+    };
+    tell(0, &["SENTINEL", "SIMULATE-FAILURE", "crash-after-election"]).await;
+    let others_need = async |quorum: &str| {
+        for nth in [1, 2] {
+            tell(nth, &["SENTINEL", "SET", set.name(), "quorum", quorum]).await;
+        }
+    };
+    // Without a quorum of their own they start no failover, and still vote: the first one leads.
+    others_need("9").await;
+    let running = ledger.start(&client);
+    sleep(ms(500)).await;
+    let mut promotion = Promotion::watch([set.node(1).server().addr()]);
+    set.node(0).proxy().set(Mode::Blackhole);
+    let onset = Instant::now();
+    until("the leader is dead", PROMOTED, async || {
+        !set.sentinel(0).server().is_running()
+    })
+    .await;
+    others_need("2").await;
+    // Whoever voted waits for 2 x failover-timeout before it asks to be elected itself.
+    let (_, promoted) = promotion.within(PROMOTED).await.expect("promoted");
+    let took = served(&running, promoted, SECOND * 3).await;
+    set.node(0).proxy().set(Mode::Pass);
+    sleep(SECOND).await;
+    finish(running).await;
+    println!(
+        "FIGURE P6 leader dies after its election: {}, another promoted {:?} after the onset, served again {took:?} after it",
+        ledger.is_exact(&set, &monitors).await,
+        promoted - onset
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reconfiguration_stretched_to_five_seconds_holds_nobody_up() {
     let Some(set) = SentinelSet::builder()
         .replicas(2)
