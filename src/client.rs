@@ -48,8 +48,8 @@ pub type ClientService<C = LinkConnector> = ResilienceService<C>;
 /// `C` is what makes its connections: [`Builder::connector`].
 ///
 /// # Errors
-/// A call fails with a [`redis::RedisError`] that has an [`Error`] inside ([`Error::find_in`]), or with the server's own error. Commands that would
-/// harm the others on a shared connection are `Refused` before a byte is sent.
+/// A call fails with a [`redis::RedisError`] that has an [`Error`] of any [kind](ErrorKind) but `Redis` inside ([`Error::find_in`]), or with the
+/// server's own error. Commands that would harm the others on a shared connection are `Refused` before a byte is sent.
 ///
 /// # Cancel safety
 /// A call may be dropped at any moment; the [crate's guide](crate#cancel-safety) says what it leaves behind.
