@@ -26,6 +26,7 @@ use tokio_util::io::poll_read_buf;
 use super::{
     LinkState, Pace, Post,
     codec::{Decoder, Frame},
+    gather::{Gather, Scene},
     job::{Job, Origin, Sent},
     mailbox::{Mailbox, Retire},
     outbox::Outbox,
@@ -78,7 +79,7 @@ pub(crate) struct Driver<S: Socket> {
     last_heard: Instant,
     born: Instant,
     write_blocked: bool,
-    gathering: bool,
+    gather: Gather,
     retiring: bool,
     over: bool,
 }
@@ -151,7 +152,7 @@ impl<S: Socket> Driver<S> {
             last_heard: now,
             born: now,
             write_blocked: false,
-            gathering: false,
+            gather: Gather::default(),
             retiring: false,
             over: false,
         }
@@ -164,7 +165,7 @@ impl<S: Socket> Driver<S> {
         if served > 0 {
             self.pace.serve(served);
         }
-        if self.gather(cx) {
+        if self.gather(cx, served) {
             return Ok(());
         }
         let mut more = read == Read::MoreToCome;
@@ -186,13 +187,17 @@ impl<S: Socket> Driver<S> {
         Ok(())
     }
 
-    /// While replies are owed, other callers are about to come: one turn of the runtime later they share a write. A lone caller never waits.
-    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
-        self.gathering = !self.gathering && !self.owed.is_empty() && self.outbox.waiting() == 0;
-        if self.gathering {
+    /// Says whether this turn ends here, so that callers who are about to come share the next write.
+    fn gather(&mut self, cx: &mut Context<'_>, served: u32) -> bool {
+        let waits = self.gather.waits(Scene {
+            served,
+            owes: !self.owed.is_empty(),
+            is_blocked: self.outbox.waiting() > 0,
+        });
+        if waits {
             cx.waker().wake_by_ref();
         }
-        self.gathering
+        waits
     }
 
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Read, Exit> {
