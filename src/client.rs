@@ -4,7 +4,7 @@
 //! `AsyncCommands`, pipelines and scripts run unchanged. Leaves all resilience to `layer` and `channel`. Fails by [`Error`], which
 //! travels inside [`redis::RedisError`] where redis' trait demands one.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::ready, sync::Arc, time::Duration};
 
 use redis::{Cmd, Pipeline, RedisFuture, Value, aio::ConnectionLike};
 use tokio::{
@@ -16,7 +16,10 @@ use tower::Service;
 use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
     HealthWatch, Phase, ReadFrom, Request, RetryPolicy, SentinelPolicy, Sentinels,
-    adopt::service_connection::empty,
+    adopt::{
+        answer::{Answer, Answers},
+        service_connection::empty,
+    },
     channel::Sources,
     config::defaults,
     deadline::Deadline,
@@ -431,7 +434,7 @@ impl HealthCell {
 impl<C: Connect> ConnectionLike for Client<C> {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let reply = self.service.call(Request::from(cmd));
-        Box::pin(async move { Ok(reply.await?.into_value()) })
+        Box::pin(Answer::of(reply))
     }
 
     fn req_packed_commands<'a>(
@@ -441,10 +444,10 @@ impl<C: Connect> ConnectionLike for Client<C> {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         if let Some(empty) = empty(pipeline) {
-            return Box::pin(async move { Err(empty) });
+            return Box::pin(ready(Err(empty)));
         }
         let reply = self.service.call(Request::slice(pipeline, offset, count));
-        Box::pin(async move { reply.await?.into_replies(pipeline) })
+        Box::pin(Answers::of(reply, pipeline))
     }
 
     fn get_db(&self) -> i64 {

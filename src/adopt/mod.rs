@@ -3,6 +3,7 @@
 //! Owns [`RedisConnector`], [`ConnectionService`], `PoolService` and [`ServiceConnection`]. Implements the traits of
 //! [`net::reach`](crate::net::reach), of `tower` and of `redis`; leaves resilience to `layer` and `channel`.
 
+pub(crate) mod answer;
 mod connection;
 #[cfg(feature = "deadpool")]
 mod pool;

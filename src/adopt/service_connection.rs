@@ -3,11 +3,12 @@
 //! Owns [`ServiceConnection`]. Promises: replies and errors are those that a
 //! [`Client`](crate::Client) gives. Leaves deadlines, caps and everything else to the stack. Fails with what the stack fails with.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
 use tower::Service;
 
+use super::answer::{Answer, Answers};
 use crate::{Error, Reply, Request};
 
 /// A stack of layers as a [`redis::aio::ConnectionLike`]: `AsyncCommands`, pipelines and scripts run on top of any
@@ -89,7 +90,7 @@ where
 {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let reply = self.ask(Request::from(cmd));
-        Box::pin(async move { Ok(reply.await?.into_value()) })
+        Box::pin(Answer::of(reply))
     }
 
     fn req_packed_commands<'a>(
@@ -99,10 +100,10 @@ where
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         if let Some(empty) = empty(pipeline) {
-            return Box::pin(async move { Err(empty) });
+            return Box::pin(ready(Err(empty)));
         }
         let reply = self.ask(Request::slice(pipeline, offset, count));
-        Box::pin(async move { reply.await?.into_replies(pipeline) })
+        Box::pin(Answers::of(reply, pipeline))
     }
 
     fn get_db(&self) -> i64 {
