@@ -26,6 +26,8 @@ pub(crate) struct Command {
     effect: Effect,
     form: Form,
     bar: Bar,
+    /// A replica may answer it, if it has no effect and nothing bars it.
+    is_for_replicas: bool,
 }
 
 /// What running a command does, and what running it twice would do.
@@ -177,12 +179,7 @@ impl Read {
     /// Whether a replica may answer it. What is a write to the server whatever its options (`SORT`), what asks the server about itself, and
     /// what needs something that only its primary has been given stays with the primary.
     fn is_answered_by_replicas(&self) -> bool {
-        let Command { name, form, .. } = self.command;
-        self.effect == Effect::None
-            && matches!(self.bar, Bar::None)
-            && matches!(form, Form::Plain)
-            && !name.contains(' ')
-            && !AT_THE_PRIMARY.contains(name)
+        self.command.is_for_replicas && self.effect == Effect::None && matches!(self.bar, Bar::None)
     }
 }
 
@@ -241,21 +238,31 @@ impl Command {
             effect,
             form: Form::Plain,
             bar: Bar::None,
+            is_for_replicas: is_one_word(name),
         }
     }
 
-    const fn parent(mut self) -> Self {
-        self.form = Form::Parent;
-        self
+    const fn parent(self) -> Self {
+        self.of_form(Form::Parent)
     }
 
-    const fn with(mut self, from: usize, words: &'static [&'static str], then: Effect) -> Self {
-        self.form = Form::With { from, words, then };
-        self
+    const fn with(self, from: usize, words: &'static [&'static str], then: Effect) -> Self {
+        self.of_form(Form::With { from, words, then })
     }
 
-    const fn only(mut self, from: usize, words: &'static [&'static str]) -> Self {
-        self.form = Form::Only { from, words };
+    const fn only(self, from: usize, words: &'static [&'static str]) -> Self {
+        self.of_form(Form::Only { from, words })
+    }
+
+    /// What its options or its second word may turn into something else is nothing for replicas.
+    const fn of_form(mut self, form: Form) -> Self {
+        self.form = form;
+        self.at_the_primary()
+    }
+
+    /// Without effect, and still nothing to ask a replica for.
+    const fn at_the_primary(mut self) -> Self {
+        self.is_for_replicas = false;
         self
     }
 
@@ -279,6 +286,18 @@ const fn overwrite(name: &'static str) -> Command {
 
 const fn once(name: &'static str) -> Command {
     Command::new(name, Effect::Once)
+}
+
+/// Whether `name` is no subcommand.
+const fn is_one_word(name: &str) -> bool {
+    let mut rest = name.as_bytes();
+    while let [byte, after @ ..] = rest {
+        if *byte == b' ' {
+            return false;
+        }
+        rest = after;
+    }
+    true
 }
 
 fn has_word(cmd: &Cmd, from: usize, words: &[&str]) -> bool {
@@ -346,18 +365,6 @@ use {blocks, by_hand, session};
 
 static COMMANDS: Index = Index::new(rows::ROWS);
 static SUBCOMMANDS: Index = Index::new(subcommands::ROWS);
-
-/// Without effect, and nothing to ask a replica for.
-const AT_THE_PRIMARY: [&str; 8] = [
-    "ECHO",
-    "EVALSHA_RO",
-    "INFO",
-    "LASTSAVE",
-    "PING",
-    "ROLE",
-    "TIME",
-    "TOUCH",
-];
 
 /// The server does not answer an empty command at all, so that every later reply would go to the wrong caller.
 const NAMELESS: &str = "a command without a name is never answered; name the command";
