@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use super::foreign::Foreign;
 use crate::{
     Error, Reply, Request,
-    telemetry::{metrics::Metrics, span},
+    telemetry::{metrics::Metrics, span, stopwatch::Stopwatch},
 };
 
 /// Counts calls by outcome and records how long they took. Stands outermost, so that it sees refused calls too.
@@ -167,14 +167,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        let (outcome, waited) = (
-            result.as_ref().err().map(Error::kind),
-            this.started.elapsed(),
-        );
-        this.metrics.call_ended(outcome, waited);
-        span::call_ended(this.metrics.client(), this.command, outcome, waited);
+        let outcome = result.as_ref().err().map(Error::kind);
+        let watch = Stopwatch::started(*this.started);
+        this.metrics.call_ended(outcome, &watch);
+        span::call_ended(this.metrics.client(), this.command, outcome, &watch);
         if *this.refreshes {
-            this.metrics.refresh_when_due(*this.started + waited);
+            this.metrics.refresh_when_due(watch.now());
         }
         Poll::Ready(result)
     }

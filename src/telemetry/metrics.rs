@@ -26,6 +26,7 @@ use super::{
     },
     names,
     series::{Gauge, Levels, METADATA, Totals, describe_all, key, keys},
+    stopwatch::Stopwatch,
 };
 use crate::ErrorKind;
 
@@ -106,11 +107,11 @@ impl Metrics {
     }
 
     /// A call ended; `None` is success.
-    pub(crate) fn call_ended(&self, outcome: Option<ErrorKind>, waited: Duration) {
+    pub(crate) fn call_ended(&self, outcome: Option<ErrorKind>, watch: &Stopwatch) {
         let outcome = Outcome(outcome);
         self.0.calls.add(outcome, 1);
         if let Some(histogram) = self.0.durations.load().get(outcome.index()) {
-            histogram.record(waited.as_secs_f64());
+            histogram.record(watch);
         }
     }
 
@@ -418,9 +419,12 @@ mod tests {
     fn what_happened_before_a_recorder_was_installed_counts() {
         let metrics = metrics("late");
         metrics.refresh(Instant::now());
-        metrics.call_ended(None, Duration::from_millis(1));
-        metrics.call_ended(None, Duration::from_millis(1));
-        metrics.call_ended(Some(ErrorKind::CircuitOpen), Duration::ZERO);
+        metrics.call_ended(None, &Stopwatch::showing(Duration::from_millis(1)));
+        metrics.call_ended(None, &Stopwatch::showing(Duration::from_millis(1)));
+        metrics.call_ended(
+            Some(ErrorKind::CircuitOpen),
+            &Stopwatch::showing(Duration::ZERO),
+        );
         metrics.replayed(ReplayKind::NotSent, 7);
         let seen = tick(&DebuggingRecorder::new(), &metrics);
         assert_eq!(counter(&seen, "redis.holdfast.calls{outcome=ok}"), 2);
@@ -435,10 +439,13 @@ mod tests {
     #[test]
     fn durations_are_recorded_from_the_first_tick_with_a_recorder() {
         let (metrics, recorder) = (metrics("durations"), DebuggingRecorder::new());
-        metrics.call_ended(None, Duration::from_millis(1));
+        metrics.call_ended(None, &Stopwatch::showing(Duration::from_millis(1)));
         tick(&recorder, &metrics);
-        metrics.call_ended(None, Duration::from_millis(2));
-        metrics.call_ended(Some(ErrorKind::Timeout), Duration::from_millis(250));
+        metrics.call_ended(None, &Stopwatch::showing(Duration::from_millis(2)));
+        metrics.call_ended(
+            Some(ErrorKind::Timeout),
+            &Stopwatch::showing(Duration::from_millis(250)),
+        );
         let seen = seen(&recorder);
         for (name, seconds) in [("ok", 0.002), ("timeout", 0.25)] {
             let name = format!("db.client.operation.duration{{outcome={name}}}");

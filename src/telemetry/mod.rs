@@ -9,3 +9,4 @@ pub(crate) mod metrics;
 pub mod names;
 pub(crate) mod series;
 pub(crate) mod span;
+pub(crate) mod stopwatch;

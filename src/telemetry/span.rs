@@ -3,11 +3,12 @@
 //! Owns targets, levels and fields. Promises: a change of state is `info`, the loss of a connection `warn`, a call `trace`; no key, value
 //! or secret is ever a field. Leaves the deciding, and saying it once, to whoever calls. Cannot fail.
 
-use std::time::Duration;
-
 use tracing::{info, trace, warn};
 
-use super::labels::{FenceOutcome, Label, LinkEnd, Outcome, Transition};
+use super::{
+    labels::{FenceOutcome, Label, LinkEnd, Outcome, Transition},
+    stopwatch::Stopwatch,
+};
 use crate::{Error, ErrorKind};
 
 /// A call ended; `None` is success.
@@ -15,7 +16,7 @@ pub(crate) fn call_ended(
     client: &str,
     command: &str,
     outcome: Option<ErrorKind>,
-    waited: Duration,
+    waited: &Stopwatch,
 ) {
     trace!(
         target: "redis_holdfast::call",
