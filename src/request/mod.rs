@@ -6,6 +6,7 @@
 
 pub(crate) mod commands;
 mod extensions;
+mod pack;
 mod read_from;
 mod refused;
 mod replay;
@@ -196,7 +197,7 @@ impl From<&Cmd> for Request {
     fn from(cmd: &Cmd) -> Self {
         let verdict = commands::classify(cmd);
         Self {
-            packed: Bytes::from(cmd.get_packed_command()),
+            packed: pack::pack(cmd),
             expected: Expected { skip: 0, count: 1 },
             shape: if cmd.is_no_response() {
                 Shape::NoResponse
