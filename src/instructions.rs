@@ -21,7 +21,7 @@ use crate::{
             Link, Pace,
             codec::{Decoder, Frame, Limits},
             handshake::{Introduction, Peer},
-            job::{Job, Outcome, Ticket},
+            job::{Job, Outcome},
         },
         reach::connect::{Attempt, Dial, Stage},
     },
@@ -77,8 +77,8 @@ async fn call_over_the_link_alone() {
         .await
         .expect("a link");
     for _ in 0..rounds() {
-        let ticket = Ticket::new(Job::new(get()));
-        assert!(link.submit(ticket.job().clone()).is_ok());
+        let (job, ticket) = Job::pair(get());
+        assert!(link.submit(job).is_ok());
         let outcome = ticket.await;
         assert!(matches!(black_box(outcome), Outcome::Replied(_)));
     }

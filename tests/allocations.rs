@@ -104,7 +104,8 @@ async fn a_refusal_allocates_next_to_nothing() {
     served().await;
 }
 
-/// A served call: what is packed, the trait's boxed future, and the job; an integer has nothing of its own.
+/// A served call: what is packed, and the trait's boxed future; an integer has nothing of its own, and the job that caller and link share
+/// was another call's before.
 async fn served() {
     let Some(server) = server_or_skip().await else {
         return;
@@ -122,6 +123,6 @@ async fn served() {
     println!(
         "FIGURE allocations of a served call through ConnectionLike, the reply's own apart: {each:.2}"
     );
-    // Two are meant to be; the third is the job that caller and link share.
-    assert!(each < 3.5, "{each} a call");
+    // The supervisor's and the recorder's few per second beside the two.
+    assert!(each < 2.1, "{each} a call");
 }

@@ -8,7 +8,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -42,7 +41,7 @@ const MOVES: u8 = 3;
 pub(crate) struct Call<C: Dial> {
     /// The client lives as long as its calls.
     shared: Hold<Shared<C>>,
-    errand: Errand,
+    ticket: Ticket,
     stage: Stage,
     shape: Shape,
     effect: Effect,
@@ -64,43 +63,9 @@ enum Stage {
     },
     /// In the hands of this link.
     Sent(LinkId),
-    /// Known without asking a server.
-    Known(Option<Result<Values, Error>>),
+    /// Known without asking a server: it may not ride here, or there is nothing to ask.
+    Known(Result<(), Error>),
     Over,
-}
-
-/// Who has the request. A call that is refused before a link was found has made no job of it: a refusal allocates nothing.
-enum Errand {
-    Here(Request),
-    Job(Ticket),
-    Nobody,
-}
-
-impl Errand {
-    /// The job that a link is given.
-    fn job(&mut self, replay: Replay) -> Option<&Arc<Job>> {
-        if let Self::Here(_) = self
-            && let Self::Here(request) = std::mem::replace(self, Self::Nobody)
-        {
-            *self = Self::Job(Ticket::new(Job::by(request, replay)));
-        }
-        match self {
-            Self::Job(ticket) => Some(ticket.job()),
-            Self::Here(_) | Self::Nobody => None,
-        }
-    }
-
-    /// Takes the request back from a link that has let it go.
-    fn recall(&mut self) -> Sent {
-        match self {
-            Self::Job(ticket) => {
-                let (sent, request) = ticket.recall();
-                *self = request.map_or(Self::Nobody, Self::Here);
-                sent
-            }
-            Self::Here(_) | Self::Nobody => Sent::Never,
-        }
-    }
 }
 
 /// What came of looking for a link.
@@ -112,27 +77,30 @@ enum Found {
 impl<C: Dial> Call<C> {
     pub(super) fn new(shared: Hold<Shared<C>>, request: Request, deadline: Deadline) -> Self {
         let shape = request.shape().clone();
-        let stage = if let Some(reason) = request.refusal() {
-            Stage::Known(Some(Err(Error::new(
-                ErrorKind::Refused,
-                Phase::Queue,
-                reason,
-            ))))
-        } else if request.expected().owed() == 0 {
-            Stage::Known(Some(Ok(Values::Many(Vec::new()))))
-        } else {
-            Stage::Seeking {
-                carry: None,
-                place: None,
-            }
+        let (effect, replay) = (
+            request.effect(),
+            shared.recipe.config.retry().replay_of(&request),
+        );
+        let known = match request.refusal() {
+            Some(reason) => Some(Err(Error::new(ErrorKind::Refused, Phase::Queue, reason))),
+            None => (request.expected().owed() == 0).then_some(Ok(())),
         };
-        let policy = shared.recipe.config.retry();
+        let (ticket, stage) = match known {
+            Some(result) => (Ticket::blank(), Stage::Known(result)),
+            None => (
+                Ticket::new(Job::by(request, replay)),
+                Stage::Seeking {
+                    carry: None,
+                    place: None,
+                },
+            ),
+        };
         Self {
-            effect: request.effect(),
-            replay: policy.replay_of(&request),
+            effect,
+            replay,
             paid: false,
             shared,
-            errand: Errand::Here(request),
+            ticket,
             stage,
             shape,
             deadline,
@@ -189,7 +157,7 @@ impl<C: Dial> Call<C> {
                 .enter_ramp()
                 .map_err(|refusal| self.refused(&refusal, carry))?;
         }
-        let Some(job) = self.errand.job(self.replay) else {
+        let Some(job) = self.ticket.job() else {
             return Ok(Found::Wait);
         };
         match serving.wire.submit(job.clone()) {
@@ -233,10 +201,10 @@ impl<C: Dial> Call<C> {
         if !lost || spent || self.moves > MOVES {
             return Err(self.spent(&end));
         }
-        self.errand.recall();
-        if matches!(self.errand, Errand::Nobody) {
+        let Some(request) = self.ticket.recall().1 else {
             return Err(self.spent(&end));
-        }
+        };
+        self.ticket = Ticket::new(Job::by(request, self.replay));
         self.stage = Stage::Seeking {
             carry: Some(Box::new(end)),
             place: None,
@@ -294,21 +262,17 @@ impl<C: Dial> Call<C> {
     fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Result<Values, Error>> {
         loop {
             match &mut self.stage {
-                Stage::Sent(_) => {
-                    let Errand::Job(ticket) = &mut self.errand else {
-                        return Poll::Pending;
-                    };
-                    match ready!(Pin::new(ticket).poll(cx)) {
-                        Outcome::Replied(values) => return Poll::Ready(Ok(values)),
-                        Outcome::Ended(end) => self.after_end(end)?,
-                    }
-                }
+                Stage::Sent(_) => match ready!(Pin::new(&mut self.ticket).poll(cx)) {
+                    Outcome::Replied(values) => return Poll::Ready(Ok(values)),
+                    Outcome::Ended(end) => self.after_end(end)?,
+                },
                 Stage::Seeking { carry, place } => {
                     let (carry, place) = (carry.take(), place.take());
                     ready!(self.poll_seek(cx, carry, place))?;
                 }
                 Stage::Known(result) => {
-                    return result.take().map_or(Poll::Pending, Poll::Ready);
+                    let nothing = || Values::Many(Vec::new());
+                    return Poll::Ready(result.clone().map(|()| nothing()));
                 }
                 Stage::Over => return Poll::Pending,
             }
@@ -341,7 +305,7 @@ impl<C: Dial> Expire for Call<C> {
                     "no connection within the deadline",
                 )
             }
-            Stage::Sent(link) => match (call.errand.recall(), call.is_silent(link)) {
+            Stage::Sent(link) => match (call.ticket.recall().0, call.is_silent(link)) {
                 (Sent::Never, _) => (Phase::Write, Sent::Never, "not written within the deadline"),
                 // The supervisor judges silence; the breaker's window is for endpoints that speak, too slowly.
                 (Sent::Maybe, true) => (Phase::Reply, Sent::Maybe, "server silent"),

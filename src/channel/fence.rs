@@ -18,7 +18,7 @@ use crate::{
         link::{
             LinkId,
             handshake::{ClientHandle, Identity},
-            job::{Job, Origin, Outcome, Ticket},
+            job::{Job, Origin, Outcome},
         },
         reach::connect::Wire,
     },
@@ -90,8 +90,8 @@ pub(crate) async fn fence<W: Wire>(new: &W, old: &Fallen, alive: bool) -> Fence 
 
 /// Has `old` closed by the very same server before anything that `new` is handed later runs. Whether it was is not known.
 pub(crate) fn send_kill<W: Wire>(new: &W, old: &Fallen) {
-    let ticket = Ticket::new(Job::new(Request::from(kill(old))));
-    if new.submit(ticket.job().clone()).is_ok() {
+    let (job, ticket) = Job::pair(Request::from(kill(old)));
+    if new.submit(job).is_ok() {
         ticket.forget();
     }
 }
@@ -116,8 +116,8 @@ fn is_blocked(clients: &[u8]) -> bool {
 }
 
 async fn ask<W: Wire>(wire: &W, command: redis::Cmd) -> Option<Value> {
-    let ticket = Ticket::new(Job::new(Request::from(command)));
-    wire.submit(ticket.job().clone()).ok()?;
+    let (job, ticket) = Job::pair(Request::from(command));
+    wire.submit(job).ok()?;
     let patience = PATIENCE.max(wire.origin().greeting.round_trip * ROUND_TRIPS);
     match timeout(patience, ticket).await {
         Ok(Outcome::Replied(Values::One(value))) => Some(value),

@@ -122,10 +122,11 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let (started, command) = (Instant::now(), request.command());
+        request.begin(started);
         TelemetryFuture {
-            inner: self.inner.call(request.begun_at(started)),
+            inner: self.inner.call(request),
             command,
             metrics: self.metrics,
             refreshes: self.refreshes,

@@ -61,7 +61,7 @@ pub struct Request {
 }
 
 /// The replies a request is owed: the first `skip` are read and dropped, the next `count` are its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) skip: usize,
     pub(crate) count: usize,
@@ -119,14 +119,18 @@ impl Request {
         &mut self.extensions
     }
 
+    /// Takes away what layers attached to it.
+    pub(crate) fn detach(&mut self) -> Extensions {
+        std::mem::take(&mut self.extensions)
+    }
+
     /// When the call began, if a layer above has looked at the clock already.
     pub(crate) fn begun(&self) -> Option<Instant> {
         self.begun
     }
 
-    pub(crate) fn begun_at(mut self, now: Instant) -> Self {
+    pub(crate) fn begin(&mut self, now: Instant) {
         self.begun = Some(now);
-        self
     }
 
     /// The deadline that the timeout layer gave it.
@@ -134,8 +138,12 @@ impl Request {
         self.deadline
     }
 
-    pub(crate) fn with_deadline(mut self, deadline: Deadline) -> Self {
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = Some(deadline);
+    }
+
+    pub(crate) fn with_deadline(mut self, deadline: Deadline) -> Self {
+        self.set_deadline(deadline);
         self
     }
 

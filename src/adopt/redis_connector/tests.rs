@@ -50,8 +50,8 @@ async fn link<S: Socket>(socket: S, inbox: &[u8]) -> Link {
 }
 
 fn submit(link: &Link, request: impl Into<Request>) -> Ticket {
-    let ticket = Ticket::new(Job::new(request.into()));
-    link.submit(ticket.job().clone()).expect("taken in");
+    let (job, ticket) = Job::pair(request.into());
+    link.submit(job).expect("taken in");
     ticket
 }
 

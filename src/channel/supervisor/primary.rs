@@ -23,11 +23,7 @@ use crate::{
     },
     net::{
         address::Address,
-        link::{
-            job::{Job, Ticket},
-            mailbox::Retire,
-            owed::not_primary,
-        },
+        link::{job::Job, mailbox::Retire, owed::not_primary},
         reach::connect::{Dial, Wire},
     },
     telemetry::labels::{self, Answers, PrimaryChange},
@@ -127,9 +123,9 @@ impl<C: Dial> Supervisor<C> {
     /// Asks the link for a sign of life: an idle one would show its silence seconds later.
     fn nudge(&self) {
         let Some(held) = &self.held else { return };
-        let ping = Ticket::new(Job::new(Request::from(redis::cmd("PING"))));
+        let (job, ping) = Job::pair(Request::from(redis::cmd("PING")));
         // Begun or not, the answer concerns nobody: what counts is that one is owed.
-        if held.wire.submit(ping.job().clone()).is_ok() {
+        if held.wire.submit(job).is_ok() {
             ping.forget();
         }
     }

@@ -128,14 +128,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let timeout = request.timeout().unwrap_or(self.call_timeout);
         let begun = request.begun().unwrap_or_else(Instant::now);
         let deadline = Deadline::starting(begun, timeout)
             .or_sooner(deadline::current())
             .or_sooner(request.deadline().map(|above| above.at()));
+        request.set_deadline(deadline);
         TimeoutFuture {
-            inner: self.inner.call(request.with_deadline(deadline)),
+            inner: self.inner.call(request),
             deadline,
             watch: None,
         }

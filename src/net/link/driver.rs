@@ -304,7 +304,7 @@ impl<S: Socket> Driver<S> {
             if job.begin(now, |bytes| self.outbox.push(bytes)) {
                 self.silence.owe(now);
                 if job.is_silent() {
-                    let _ = job.reply(crate::request::Values::One(Value::Nil));
+                    let _ = job.clone().reply(crate::request::Values::One(Value::Nil));
                 }
                 self.owed.push(job, start);
             }

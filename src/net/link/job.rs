@@ -2,8 +2,8 @@
 //!
 //! Owns [`Job`], the *sent* word and the reply slot, and [`Ticket`], the caller's end. Promises: exactly one of *written* and
 //! *cancelled* ever happens to a job; a job that was cancelled first never reaches the wire, one that was begun keeps its place
-//! among the owed replies even when nobody waits any more; its outcome is delivered at most once.
-//! Leaves the order of replies to [`driver`](super::driver) and what follows an [`End`] to `channel`. Cannot fail.
+//! among the owed replies even when nobody waits any more; its outcome is delivered at most once; a job that has ended is used again
+//! ([`spent`]) once nobody else has it. Leaves the order of replies to [`driver`](super::driver) and what follows an [`End`] to `channel`. Cannot fail.
 
 use std::{
     future::Future,
@@ -55,16 +55,18 @@ pub(crate) enum Sent {
 }
 
 /// The *sent* word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// In the mailbox; either side may still take it.
     Queued,
     /// The driver took it: it will be finished on the wire, or the link closed.
     Begun,
     /// The caller took it back, or its outcome has been delivered.
+    #[default]
     Closed,
 }
 
+#[derive(Default)]
 struct Slot {
     state: State,
     /// Held for a replay; the bytes are gone as soon as nobody waits.
@@ -74,6 +76,7 @@ struct Slot {
 }
 
 /// A request in a link's hands. The driver holds one reference, the caller's [`Ticket`] the other.
+#[derive(Default)]
 pub(crate) struct Job {
     expected: Expected,
     repeatable: bool,
@@ -91,19 +94,41 @@ impl Job {
 
     /// The same, where its sender's word is known.
     pub(crate) fn by(request: Request, replay: Replay) -> Arc<Self> {
-        Arc::new(Self {
-            expected: request.expected(),
-            repeatable: may_repeat(Reached::MaybeRun, request.effect(), replay, false),
-            single: matches!(request.shape(), Shape::Single | Shape::NoResponse),
-            silent: matches!(request.shape(), Shape::NoResponse),
-            expires: request.deadline().map(|deadline| deadline.at()),
-            slot: Mutex::new(Slot {
-                state: State::Queued,
-                request: Some(request),
-                outcome: None,
-                waker: None,
-            }),
-        })
+        let mut job = spent::take().unwrap_or_default();
+        match Arc::get_mut(&mut job) {
+            Some(blank) => {
+                blank.fill(request, replay);
+                job
+            }
+            // Nobody gives away what somebody else has.
+            None => {
+                let mut blank = Self::default();
+                blank.fill(request, replay);
+                Arc::new(blank)
+            }
+        }
+    }
+
+    /// The same, with its caller's end.
+    pub(crate) fn pair(request: Request) -> (Arc<Self>, Ticket) {
+        let job = Self::new(request);
+        (job.clone(), Ticket::new(job))
+    }
+
+    /// Makes a blank job that of `request`.
+    fn fill(&mut self, request: Request, replay: Replay) {
+        self.expected = request.expected();
+        self.repeatable = may_repeat(Reached::MaybeRun, request.effect(), replay, false);
+        self.single = matches!(request.shape(), Shape::Single | Shape::NoResponse);
+        self.silent = matches!(request.shape(), Shape::NoResponse);
+        self.expires = request.deadline().map(|deadline| deadline.at());
+        let slot = self.slot.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *slot = Slot {
+            state: State::Queued,
+            request: Some(request),
+            outcome: None,
+            waker: None,
+        };
     }
 
     pub(crate) fn expected(&self) -> Expected {
@@ -169,31 +194,36 @@ impl Job {
     }
 
     /// Hands over the reply. Says whether somebody waited for it.
-    pub(crate) fn reply(&self, values: Values) -> bool {
-        self.deliver(Outcome::Replied(values))
-    }
-
-    pub(crate) fn end(&self, sent: Sent, error: &Error, from: &Arc<Origin>) {
-        self.deliver(Outcome::Ended(End {
-            sent,
-            error: error.clone(),
-            from: from.clone(),
-        }));
-    }
-
-    fn deliver(&self, outcome: Outcome) -> bool {
-        let waker = {
-            let mut slot = self.slot();
-            if slot.state == State::Closed || slot.outcome.is_some() {
-                return false;
-            }
-            slot.outcome = Some(outcome);
-            slot.waker.take()
-        };
+    pub(crate) fn reply(self: Arc<Self>, values: Values) -> bool {
+        let delivered = self.deliver(Outcome::Replied(values));
+        // Let go of before its caller is woken: who has it alone can use it again.
+        drop(self);
+        let Some(waker) = delivered else { return false };
         if let Some(waker) = waker {
             waker.wake();
         }
         true
+    }
+
+    pub(crate) fn end(&self, sent: Sent, error: &Error, from: &Arc<Origin>) {
+        let delivered = self.deliver(Outcome::Ended(End {
+            sent,
+            error: error.clone(),
+            from: from.clone(),
+        }));
+        if let Some(Some(waker)) = delivered {
+            waker.wake();
+        }
+    }
+
+    /// Leaves the outcome for whoever waits, if somebody does, and gives whom to wake.
+    fn deliver(&self, outcome: Outcome) -> Option<Option<Waker>> {
+        let mut slot = self.slot();
+        if slot.state == State::Closed || slot.outcome.is_some() {
+            return None;
+        }
+        slot.outcome = Some(outcome);
+        Some(slot.waker.take())
     }
 }
 
@@ -201,40 +231,50 @@ impl Job {
 ///
 /// Dropping it takes the job back if it has not been begun; otherwise its place among the owed replies stays, as a tombstone.
 pub(crate) struct Ticket {
-    job: Arc<Job>,
-    /// Its reply was handed over: there is nothing to take back.
-    answered: bool,
+    /// `None`: there is nothing to take back.
+    job: Option<Arc<Job>>,
 }
 
 impl Ticket {
     pub(crate) fn new(job: Arc<Job>) -> Self {
-        Self {
-            job,
-            answered: false,
-        }
+        Self { job: Some(job) }
+    }
+
+    /// Of no job: nothing was to be sent.
+    pub(crate) fn blank() -> Self {
+        Self { job: None }
     }
 
     /// Takes the job back, with its request for another try. Tells whether a byte of it may have been sent.
     pub(crate) fn recall(&self) -> (Sent, Option<Request>) {
-        let mut slot = self.job.slot();
+        let Some(job) = &self.job else {
+            return (Sent::Never, None);
+        };
+        let mut slot = job.slot();
         let sent = if slot.state == State::Begun {
             Sent::Maybe
         } else {
             Sent::Never
         };
         slot.state = State::Closed;
-        slot.waker = None;
-        (sent, slot.request.take())
+        let (request, unheard) = (
+            slot.request.take(),
+            (slot.outcome.take(), slot.waker.take()),
+        );
+        // A waker may run somebody else's code when it goes, and so may what a layer attached to the request.
+        drop(slot);
+        drop(unheard);
+        (sent, request)
     }
 
     /// Leaves the job to its link: whatever becomes of it concerns nobody.
     pub(crate) fn forget(mut self) {
-        self.answered = true;
+        self.job = None;
     }
 
     /// The driver's half.
-    pub(crate) fn job(&self) -> &Arc<Job> {
-        &self.job
+    pub(crate) fn job(&self) -> Option<&Arc<Job>> {
+        self.job.as_ref()
     }
 }
 
@@ -243,13 +283,20 @@ impl Future for Ticket {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let ticket = self.get_mut();
-        let mut slot = ticket.job.slot();
+        let Some(job) = &ticket.job else {
+            return Poll::Pending;
+        };
+        let mut slot = job.slot();
         if let Some(outcome) = slot.outcome.take() {
             // Closed only for a reply: after an end the request is recalled for another try.
             if matches!(outcome, Outcome::Replied(_)) {
                 slot.state = State::Closed;
+                // What a layer attached may run its code when it goes: not under the lock.
+                let attached = slot.request.as_mut().map(Request::detach);
                 slot.request = None;
-                ticket.answered = true;
+                drop(slot);
+                drop(attached);
+                spent::give(ticket.job.take());
             }
             return Poll::Ready(outcome);
         }
@@ -263,15 +310,17 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.answered {
+        if self.job.is_some() {
             // The request's bytes are dropped after the lock.
             let _request = self.recall();
+            spent::give(self.job.take());
         }
     }
 }
 
 #[cfg(all(test, loom))]
 mod interleavings;
+mod spent;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,8 +328,7 @@ mod tests {
     use redis::Value;
 
     fn job() -> (Arc<Job>, Ticket) {
-        let job = Job::new(Request::from(redis::cmd("GET").arg("k")));
-        (job.clone(), Ticket::new(job))
+        Job::pair(Request::from(redis::cmd("GET").arg("k")))
     }
 
     fn poll(ticket: &mut Ticket) -> Poll<Outcome> {
@@ -301,7 +349,7 @@ mod tests {
         assert!(job.begin(Instant::now(), |_| ()));
         assert!(!job.begin(Instant::now(), |_| ()), "begun once");
         assert_eq!(ticket.recall().0, Sent::Maybe);
-        job.reply(Values::One(Value::Okay));
+        assert!(!job.clone().reply(Values::One(Value::Okay)));
         assert!(poll(&mut ticket).is_pending(), "nobody gets the late reply");
         assert!(!job.is_awaited());
     }
@@ -338,7 +386,7 @@ mod tests {
     async fn only_the_first_outcome_counts() {
         let (job, mut ticket) = job();
         job.begin(Instant::now(), |_| ());
-        job.reply(Values::One(Value::Int(1)));
+        assert!(job.clone().reply(Values::One(Value::Int(1))));
         job.end(
             Sent::Maybe,
             &Error::new(ErrorKind::ConnectionLost, Phase::Reply, "gone"),

@@ -293,7 +293,6 @@ pub(crate) mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::codec::{Decoder, Limits};
-    use super::job::Ticket;
     use crate::Request;
 
     /// A link over `socket`, with bytes that came with the handshake and replies that are still owed for it.
@@ -336,8 +335,8 @@ pub(crate) mod tests {
         for _ in 0..10_000 {
             pipeline.cmd("SET").arg("k").arg("v");
         }
-        let ticket = Ticket::new(Job::new(Request::from(pipeline)));
-        link.submit(ticket.job().clone()).expect("taken in");
+        let (job, ticket) = Job::pair(Request::from(pipeline));
+        link.submit(job).expect("taken in");
         sleep(Duration::from_millis(1)).await;
         far.write_all("+OK\r\n".repeat(10_000).as_bytes())
             .await

@@ -146,8 +146,9 @@ impl Owed {
             job.end(Sent::Never, &not_primary(), &self.origin);
             return Ok(());
         }
+        let is_single = job.is_single();
         let awaited = job.reply(match (single, entry.refused) {
-            (Some(value), _) if job.is_single() => Values::One(value),
+            (Some(value), _) if is_single => Values::One(value),
             (Some(value), None) => Values::Many(vec![value]),
             (Some(value), Some(refused)) => Values::Refused(vec![value], refused),
             (None, None) => Values::Many(entry.got),
@@ -266,9 +267,9 @@ mod tests {
     use tokio::time::Instant;
 
     fn begun(request: impl Into<Request>) -> (Arc<Job>, Ticket) {
-        let job = Job::new(request.into());
+        let (job, ticket) = Job::pair(request.into());
         job.begin(Instant::now(), |_| ());
-        (job.clone(), Ticket::new(job))
+        (job, ticket)
     }
 
     fn outcome(ticket: &mut Ticket) -> Option<Outcome> {

@@ -109,8 +109,8 @@ impl Asker {
         let Some(link) = self.link.as_ref().filter(|_| self.question.is_none()) else {
             return false;
         };
-        let ticket = Ticket::new(Job::new(request));
-        let sent = link.submit(ticket.job().clone()).is_ok();
+        let (job, ticket) = Job::pair(request);
+        let sent = link.submit(job).is_ok();
         if sent {
             let by = Instant::now() + self.answer_timeout;
             self.question = Some(Question { ticket, by });

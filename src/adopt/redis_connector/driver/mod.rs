@@ -158,7 +158,7 @@ impl Driver {
                     if let Some(Owed { job: Some(job), .. }) = self.owed.pop_front() {
                         let said = Role::said(self.post.pace.primary_only, &job, &values);
                         role = role.max(said);
-                        served += u32::from(self.answer(&job, said, values));
+                        served += u32::from(self.answer(job, said, values));
                     }
                 }
             }
@@ -171,7 +171,7 @@ impl Driver {
     }
 
     /// Hands over the reply. A command that a replica refused as a whole goes to the primary instead.
-    fn answer(&self, job: &Job, said: Role, values: Values) -> bool {
+    fn answer(&self, job: Arc<Job>, said: Role, values: Values) -> bool {
         if said == Role::Refused {
             job.end(Sent::Never, &not_primary(), &self.post.origin);
             return false;
@@ -222,7 +222,7 @@ impl Driver {
         now: Instant,
     ) -> Result<(), Exit> {
         if job.is_silent() {
-            let _ = job.reply(Values::One(Value::Nil));
+            let _ = job.clone().reply(Values::One(Value::Nil));
         }
         match Unpacked::new(packed, job.expected(), job.is_single()) {
             Some(unpacked) => self.hand_over(cx, Some(job), unpacked, packed.len(), now),

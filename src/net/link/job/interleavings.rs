@@ -12,8 +12,7 @@ use super::*;
 use crate::{ErrorKind, Phase, net::link::tests::origin, sync::explore};
 
 fn job() -> (Arc<Job>, Ticket) {
-    let job = Job::new(Request::from(redis::cmd("GET").arg("k")));
-    (job.clone(), Ticket::new(job))
+    Job::pair(Request::from(redis::cmd("GET").arg("k")))
 }
 
 fn okay() -> Values {
@@ -33,10 +32,10 @@ struct Driven {
 }
 
 /// A driver that begins the job and, if it may, gets the reply to it.
-fn drive(job: &Job, now: Instant) -> Driven {
+fn drive(job: &Arc<Job>, now: Instant) -> Driven {
     let mut written = 0;
     let begun = job.begin(now, |_| written += 1);
-    let awaited = begun.then(|| job.reply(okay()));
+    let awaited = begun.then(|| job.clone().reply(okay()));
     Driven {
         written,
         begun,
@@ -59,7 +58,10 @@ fn a_recalled_job_is_not_sent_and_never_written_or_sent_and_a_tombstone() {
         assert_eq!(driven.begun, driven.written == 1);
         assert_eq!(sent == Sent::Never, driven.written == 0, "both or neither");
         assert!(!job.is_awaited() && job.is_cancelled());
-        assert!(!job.reply(okay()), "a tombstone swallows what comes");
+        assert!(
+            !job.clone().reply(okay()),
+            "a tombstone swallows what comes"
+        );
     });
 }
 

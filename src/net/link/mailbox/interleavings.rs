@@ -49,8 +49,9 @@ fn what_is_recalled_from_a_full_mailbox_is_written_or_makes_room_and_never_both(
         "recall against take, begin and a push for its place",
         move || {
             let mailbox = Arc::new(Mailbox::new(1));
-            let ticket = Ticket::new(job());
-            mailbox.push(ticket.job().clone()).expect("room");
+            let first = job();
+            let ticket = Ticket::new(first.clone());
+            mailbox.push(first).expect("room");
             let other = thread::spawn({
                 let mailbox = mailbox.clone();
                 move || mailbox.push(job())
