@@ -5,6 +5,9 @@
     reason = "a test may end here"
 )]
 
+#[path = "examples/axum_api.rs"]
+mod axum_api;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
