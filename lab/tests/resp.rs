@@ -12,7 +12,7 @@ use holdfast_lab::{Embedded, RespFake, census};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -141,6 +141,37 @@ async fn frozen_it_completes_connections_and_says_nothing() {
     assert_eq!(question.await.unwrap(), "PONG");
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(server.accepts(), 2);
+}
+
+#[tokio::test]
+async fn with_a_service_time_all_connections_stand_in_one_line_and_who_gives_up_keeps_his_place() {
+    let server = Embedded::start().await.unwrap();
+    let (mut one, mut two) = (connect(&server.url()).await, connect(&server.url()).await);
+    server.set_service_time(Duration::from_millis(10));
+    let began = Instant::now();
+    for _ in 0..10 {
+        let both = tokio::join!(
+            ask::<String>(&mut one, "PING"),
+            ask::<String>(&mut two, "PING")
+        );
+        assert!(both.0.is_ok() && both.1.is_ok());
+    }
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(200), "20 of them in {took:?}");
+    server.set_service_time(LONG * 2);
+    gives_up(&mut one, &server, LONG).await;
+    drop(one);
+    gives_up(&mut two, &server, LONG * 3).await;
+}
+
+/// Asks, and goes once the line is so long.
+async fn gives_up(connection: &mut MultiplexedConnection, server: &Embedded, line: Duration) {
+    let question = ask::<String>(connection, "PING");
+    tokio::pin!(question);
+    while server.line() < line {
+        let answer = timeout(Duration::from_millis(1), &mut question).await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -2,22 +2,26 @@
 //!
 //! Owns the listener and the connections. Promises enough of Redis for a client's handshake, the string commands and
 //! MULTI; frozen, it neither accepts nor answers while the kernel goes on completing connections, as a stopped Redis
-//! does. Leaves truth to real servers ([`crate::server`]). Fails with a [`LabError`] when it cannot bind.
+//! does; given a service time, it has a capacity, and a line before it. Leaves truth to real servers ([`crate::server`]). Fails with a [`LabError`] when it cannot bind.
 
+mod desk;
 mod fake;
 mod session;
 mod store;
 pub(crate) mod wire;
 mod world;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 pub use self::fake::RespFake;
 use self::session::Session;
@@ -98,6 +102,17 @@ impl Embedded {
         self.frozen.send_replace(false);
     }
 
+    /// Takes so long over each command from now on, one command at a time for all connections: a capacity of one in `takes`. Who gives up
+    /// waiting keeps his place in the line. Zero is as quick as it can be.
+    pub fn set_service_time(&self, takes: Duration) {
+        self.world.set_service_time(takes);
+    }
+
+    /// How long a command that came now would stand in line.
+    pub fn line(&self) -> Duration {
+        self.world.line()
+    }
+
     /// Connections accepted so far.
     pub fn accepts(&self) -> u64 {
         self.world.accepts()
@@ -145,36 +160,67 @@ async fn accept(
 async fn talk(mut stream: TcpStream, mut session: Session, mut frozen: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let killed = Arc::clone(&session.killed);
-    let (mut input, mut out) = (BytesMut::new(), Vec::new());
-    loop {
-        let read = tokio::select! {
-            read = stream.read_buf(&mut input) => read,
-            () = killed.notified() => return,
-        };
-        // Read but not looked at: a stopped process has not seen it.
-        awake(&mut frozen).await;
-        if !matches!(read, Ok(1..)) {
-            return;
-        }
-        loop {
-            match take_command(&mut input) {
-                Ok(None) => break,
-                Ok(Some(words)) if words.is_empty() => {}
-                Ok(Some(words)) => session.answer(words).write(&mut out, session.resp3),
-                Err(why) => {
-                    Reply::error(format!("ERR Protocol error: {why}")).write(&mut out, false);
-                    session.quit = true;
-                    break;
+    let (mut input, mut line) = (BytesMut::new(), Line::default());
+    while !(session.quit && line.0.is_empty()) {
+        tokio::select! {
+            read = stream.read_buf(&mut input), if !session.quit => {
+                // Read but not looked at: a stopped process has not seen it.
+                awake(&mut frozen).await;
+                if !matches!(read, Ok(1..)) {
+                    return;
                 }
+                session.hear(&mut input, &mut line);
             }
+            () = line.moves() => {}
+            () = killed.notified() => return,
         }
+        awake(&mut frozen).await;
+        let out = line.done(Instant::now());
         let written = tokio::select! {
             written = stream.write_all(&out) => written.is_ok(),
             () = killed.notified() => false,
         };
-        out.clear();
-        if !written || session.quit {
+        if !written {
             return;
+        }
+    }
+}
+
+/// Replies of one connection, and when each is due.
+#[derive(Default)]
+struct Line(VecDeque<(Instant, Vec<u8>)>);
+
+impl Line {
+    /// Waits until the first reply is due; for ever where there is none.
+    async fn moves(&self) {
+        match self.0.front() {
+            Some((due, _)) => sleep_until(*due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes out what is due at `now`.
+    fn done(&mut self, now: Instant) -> Vec<u8> {
+        let due = self.0.partition_point(|(due, _)| *due <= now);
+        self.0.drain(..due).flat_map(|(_, reply)| reply).collect()
+    }
+}
+
+impl Session {
+    /// Answers what has come in whole.
+    fn hear(&mut self, input: &mut BytesMut, line: &mut Line) {
+        while !self.quit {
+            let mut out = Vec::new();
+            match take_command(input) {
+                Ok(None) => return,
+                Ok(Some(words)) if words.is_empty() => continue,
+                Ok(Some(words)) => self.answer(words).write(&mut out, self.resp3),
+                Err(why) => {
+                    Reply::error(format!("ERR Protocol error: {why}")).write(&mut out, false);
+                    self.quit = true;
+                }
+            }
+            line.0.push_back((self.done(), out));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::wire::Reply;
 use super::world::World;
@@ -33,6 +34,11 @@ impl Session {
             world,
             queued: None,
         }
+    }
+
+    /// When a command that comes now is done.
+    pub(super) fn done(&self) -> Instant {
+        self.world.done()
     }
 
     /// The reply to one command.

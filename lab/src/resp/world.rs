@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::desk::Desk;
 use super::store::Store;
 use super::wire::Reply;
 
@@ -24,6 +26,7 @@ pub(super) struct World {
 #[derive(Debug, Default)]
 struct State {
     store: Store,
+    desk: Desk,
     clients: BTreeMap<u64, Client>,
     /// Also how many ever came.
     last: u64,
@@ -61,6 +64,21 @@ impl World {
 
     pub(super) fn accepts(&self) -> u64 {
         self.lock().last
+    }
+
+    /// How long each command takes from now on.
+    pub(super) fn set_service_time(&self, takes: Duration) {
+        self.lock().desk.takes = takes;
+    }
+
+    /// When a command that comes now is done.
+    pub(super) fn done(&self) -> Instant {
+        self.lock().desk.done(Instant::now())
+    }
+
+    /// How long a command that comes now would wait.
+    pub(super) fn line(&self) -> Duration {
+        self.lock().desk.line(Instant::now())
     }
 
     /// A new connection's id, and how it will hear that it is killed.
