@@ -1,0 +1,119 @@
+//! One client's black hole is not another's: two in one process, and the calls of the one do not feel what becomes of the other's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
+
+mod common;
+
+use std::time::Duration;
+
+use holdfast_lab::load::{Report, Sample};
+use holdfast_lab::{Mode, Proxy, server_or_skip};
+use redis_holdfast::Client;
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep};
+
+use common::*;
+
+/// Calls a second of the client that is watched, and ten times as many of its neighbour.
+const OURS: u32 = 200;
+const NEIGHBOURS: u32 = OURS * 10;
+/// Half a second of the black hole is its worst part, in which calls pile up until they are refused.
+const SPAN: Duration = ms(1500);
+/// From 10 % on the ramp of a circuit that has closed takes 200 ms.
+const SETTLES: Duration = ms(300);
+
+/// A span of time, from here to there.
+type Span = (Instant, Instant);
+
+struct Neighbour {
+    client: Client,
+    proxy: Proxy,
+}
+
+impl Neighbour {
+    /// Calls for one span, served or in a black hole.
+    async fn calls(&self, mode: Mode) -> Span {
+        self.proxy.set(Mode::Pass);
+        self.client.wait_ready(SECOND * 5).await.unwrap();
+        sleep(SETTLES).await;
+        self.proxy.set(mode);
+        let load = start(self.client.clone(), NEIGHBOURS, SPAN);
+        let from = Instant::now();
+        sleep(SPAN).await;
+        let to = Instant::now();
+        let report = load.finish().await;
+        match mode {
+            Mode::Pass => assert_eq!(report.failed(), 0, "{}", show(&report)),
+            _ => assert_eq!(report.ok(), 0, "{}", show(&report)),
+        }
+        (from, to)
+    }
+}
+
+/// Of the calls that were due in this span, from where they began.
+fn p99(report: &Report, (from, to): Span) -> f64 {
+    let due = |sample: &&Sample| (from..to).contains(&sample.scheduled);
+    let samples = report.samples().iter().filter(due);
+    let mut times: Vec<Duration> = samples.map(|call| call.ended - call.started).collect();
+    times.sort_unstable();
+    times[(times.len() * 99).div_ceil(100) - 1].as_secs_f64()
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_neighbours_black_hole_at_ten_times_the_load_does_not_move_our_p99() {
+    let (Some(near), Some(far)) = (server_or_skip().await, server_or_skip().await) else {
+        return;
+    };
+    // In a runtime of its own: what the proxy does for the neighbour's calls is not to count for those that are served.
+    let lab = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let proxy = lab.spawn(Proxy::start(far.addr())).await.unwrap().unwrap();
+    let ours = connect_as(&near.url(), "ours").await;
+    let client = connect_as(&proxy.url(), "neighbour").await;
+    let neighbour = Neighbour { client, proxy };
+
+    let running = start(ours, OURS, SECOND * 3600);
+    let mut rounds = Vec::new();
+    for _ in 0..if is_full() { 21 } else { 7 } {
+        // On both sides of it, so that what the machine does meanwhile is in both.
+        rounds.push([
+            neighbour.calls(Mode::Pass).await,
+            neighbour.calls(Mode::Blackhole).await,
+            neighbour.calls(Mode::Pass).await,
+        ]);
+    }
+    running.stop();
+    let report = running.finish().await;
+    lab.shutdown_background();
+
+    let times = rounds
+        .iter()
+        .map(|round| round.map(|span| p99(&report, span)));
+    let (moved, by_itself): (Vec<f64>, Vec<f64>) = times
+        .map(|[before, hole, after]| {
+            let served = (before * after).sqrt();
+            (hole / served, before.max(after) / before.min(after))
+        })
+        .unzip();
+    let (moved, by_itself) = (median(moved), median(by_itself));
+    println!(
+        "FIGURE isolation: a neighbour in a black hole at {NEIGHBOURS} calls/s moves the p99 at {OURS}/s by a factor of {moved:.2} (median of {} rounds; by itself it moves by {by_itself:.2} between two spans in which the neighbour is served), {} calls, 0 failed",
+        rounds.len(),
+        report.total()
+    );
+    always(&report);
+    assert_eq!(report.failed(), 0, "{}", show(&report));
+    // As promised, and what the machine moved it by in the same rounds without a black hole.
+    assert!(moved <= 1.10 * by_itself, "{moved} of {by_itself}");
+}
