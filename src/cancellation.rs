@@ -1,9 +1,10 @@
 //! Promise 5 without a network: the whole stack over pipes of a few bytes, under callers who give up at every moment.
 //!
-//! Owns the storm, and [`peer`], the server at the other end. Promises: every answer names its question, so that one reply in the
+//! Owns the storm, [`drops`] beside it, and [`peer`], the server at the other end. Promises: every answer names its question, so that one reply in the
 //! wrong hands ends the test; the clock is paused, so that a peer's silence costs nothing. Leaves real sockets and servers to
 //! `tests/wrong_replies.rs`. Three mutants of the link (`--cfg holdfast_mutant="…"`, `scripts/mutants.sh`) show that it can fail.
 
+mod drops;
 pub(crate) mod peer;
 
 use std::{

@@ -96,6 +96,11 @@ impl World {
         self.hushed.send_replace(false);
     }
 
+    /// Ends every connection.
+    pub(super) fn close(&self) {
+        self.open().clear();
+    }
+
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Owned>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -97,7 +97,7 @@ impl<W> Cell<W> {
 
     /// How many calls wait.
     #[cfg(test)]
-    fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiters
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -312,6 +312,13 @@ impl<C: Dial> Channel<C> {
             .set(gate::Gate::Down(shut_down().at(hub.endpoint())));
     }
 
+    /// How many calls wait for a link, and how many hold a place on the ramp.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let hub = &self.shared.hub;
+        (hub.gate.waiting(), hub.in_ramp.load(Ordering::Relaxed))
+    }
+
     /// Whether the supervisor has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.supervisor().as_ref().is_none_or(Owned::is_finished)

@@ -95,6 +95,12 @@ impl<C: Dial> Route<C> {
         self.every(Channel::abort);
     }
 
+    /// What calls hold at the primary's channel.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> (usize, usize) {
+        self.primary.held()
+    }
+
     pub(crate) fn seal(&self) {
         self.every(Channel::seal);
     }

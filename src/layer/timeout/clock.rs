@@ -87,6 +87,13 @@ impl Clock {
         Arc::new(Self { runtime, inner })
     }
 
+    /// How many calls it watches.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        let inner = self.lock();
+        inner.entries.len() - inner.free.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -26,6 +26,12 @@ use crate::{
     deadline::{self, Deadline},
 };
 
+/// How many calls of this thread have a deadline that somebody watches.
+#[cfg(test)]
+pub(crate) fn watched() -> usize {
+    Clock::here().map_or(0, |clock| clock.watched())
+}
+
 /// A future that can be told that its time is up.
 pub(crate) trait Expire {
     /// Ends the call and says in which phase it was, whether it may have run, and why it was late.
