@@ -115,14 +115,7 @@ impl Builder {
     /// # Panics
     /// Where `CI` or `REQUIRE_SERVERS` is set.
     pub async fn start_or_skip(self) -> Option<Server> {
-        match self.start().await {
-            Ok(server) => Some(server),
-            Err(error) if must_have() => panic!("a server is required here: {error}"),
-            Err(error) => {
-                eprintln!("SKIPPED: {error}");
-                None
-            }
-        }
+        or_skip(self.start().await)
     }
 
     fn make(&self, binary: &Binary) -> Result<Server, LabError> {
@@ -179,7 +172,15 @@ impl Builder {
 /// Where a Sentinel keeps its configuration and its state.
 pub(super) const CONF: &str = "sentinel.conf";
 
-/// Whether a missing server is a failure.
-fn must_have() -> bool {
-    is_set("CI") || is_set("REQUIRE_SERVERS")
+/// What was started; nothing, after a loud line, where a missing server is no failure.
+pub(crate) fn or_skip<T>(started: Result<T, LabError>) -> Option<T> {
+    let must_have = is_set("CI") || is_set("REQUIRE_SERVERS");
+    match started {
+        Ok(started) => Some(started),
+        Err(error) if must_have => panic!("a server is required here: {error}"),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+    }
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::builder::Builder;
+pub(crate) use self::builder::or_skip;
 pub use self::find::{Binary, Find, Servers};
 use self::process::Process;
 use crate::net::{ask, dial};
