@@ -4,7 +4,13 @@
 //! what has no owner ([`run_soon`]) runs once and never waits.
 //! Leaves the choice of runtime to the caller. Fails never; a panic in a task ends that task alone.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::{runtime::Handle, task::AbortHandle};
 
@@ -30,6 +36,22 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     Owned(runtime.spawn(future).abort_handle())
+}
+
+/// Held by a task of which there is to be one: says that none runs any more when it ends, also when its runtime does.
+pub(crate) struct Kept(Arc<AtomicBool>);
+
+impl Kept {
+    /// For the first who asks, until it is dropped.
+    pub(crate) fn claim(flag: &Arc<AtomicBool>) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(flag.clone()))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// Runs `turn` on `runtime`, once and soon; drops it if the runtime has ended.

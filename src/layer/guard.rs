@@ -31,15 +31,17 @@ use crate::{
 
 /// The stack around a connection that somebody else made, top to bottom.
 #[rustfmt::skip]
-type Stack<S> =
+pub(crate) type Bounds<B> =
     Telemetry<      // outermost: sees every outcome, also the refused ones
     Fallback<       // optional: what a read means while Redis is away
     Timeout<        // one deadline for waiting, backing off and every attempt
     Limit<          // refuses the call that would queue; its permit is held until the outcome
     Retry<          // outside the breaker, so that each attempt is judged on its own; never retries a refusal
-    Breaker<        // refuses while the probe is not answered
-    Foreign<S>      // the connection; its readiness is awaited inside the deadline
-    >>>>>>;
+    B               // refuses while the probe is not answered: a breaker, or one for each node of a cluster
+    >>>>>;
+
+/// With one circuit for the connection, whose readiness is awaited inside the deadline.
+type Stack<S> = Bounds<Breaker<Foreign<S>>>;
 
 /// Bounds a finished connection, and cannot heal it: each call has one deadline, all have their caps, failures open a circuit, what may be
 /// retried is; a dead connection stays dead until whoever made it makes another.
@@ -185,6 +187,26 @@ impl GuardBuilder {
     }
 }
 
+impl GuardLayer {
+    /// What makes the circuits.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn breaker(&self) -> &BreakerLayer {
+        &self.breaker
+    }
+
+    /// All the rest, around what has them.
+    pub(crate) fn bounds<B: Clone>(&self, breaker: B) -> Bounds<B> {
+        let retry = Retry::new(breaker, self.retry.clone(), self.metrics);
+        let limit = Limit::new(retry, &self.caps, &self.metrics);
+        let timeout = Timeout::new(limit, self.call_timeout);
+        let fallback = match &self.fallback {
+            Some(fallback) => fallback.clone().around(timeout),
+            None => Fallback::none(timeout, self.metrics),
+        };
+        Telemetry::new(fallback, self.metrics).refreshing()
+    }
+}
+
 impl<S> Layer<S> for GuardLayer
 where
     S: Service<Request, Response = Reply> + Clone + Send + 'static,
@@ -196,17 +218,8 @@ where
     fn layer(&self, inner: S) -> Guard<S> {
         let breaker = self.breaker.around(Foreign::new(inner));
         let circuit = breaker.circuit().clone();
-        let retry = Retry::new(breaker, self.retry.clone(), self.metrics);
-        let limit = Limit::new(retry, &self.caps, &self.metrics);
-        let timeout = Timeout::new(limit, self.call_timeout);
-        let fallback = match &self.fallback {
-            Some(fallback) => fallback.clone().around(timeout),
-            None => Fallback::none(timeout, self.metrics),
-        };
-        Guard {
-            stack: Telemetry::new(fallback, self.metrics).refreshing(),
-            circuit,
-        }
+        let stack = self.bounds(breaker);
+        Guard { stack, circuit }
     }
 }
 

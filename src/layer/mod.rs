@@ -46,6 +46,8 @@ pub use self::budget::{Budget, BudgetLayer, Limited, Read, ReadBudget};
 pub use self::budget::{GrpcTimeout, Header};
 pub use self::fallback::{Fallback, FallbackFuture, FallbackLayer, cache_miss};
 pub use self::foreign::{Foreign, ForeignFuture};
+#[cfg(feature = "cluster")]
+pub(crate) use self::guard::Bounds;
 pub use self::guard::{Guard, GuardBuilder, GuardFuture, GuardLayer};
 pub use self::limit::{Limit, LimitFuture, LimitLayer};
 pub use self::retry::{Retry, RetryFuture, RetryLayer};

@@ -24,7 +24,7 @@ use crate::{
     Error, ErrorKind, Phase,
     backoff::Backoff,
     config::BreakerPolicy,
-    task::{Owned, spawn_owned},
+    task::{Kept, Owned, spawn_owned},
     telemetry::{labels::Transition, metrics::Metrics, span},
 };
 
@@ -90,6 +90,7 @@ pub(super) struct Core {
     kept: Arc<AtomicBool>,
     refusal: Error,
     ramp: Error,
+    endpoint: Arc<str>,
     metrics: Metrics,
 }
 
@@ -108,10 +109,16 @@ const FORCED_CLOSED: u64 = 4;
 const MODES: u64 = 8;
 
 impl Circuit {
-    pub(super) fn new(policy: BreakerPolicy, cap: usize, probe: ProbeFn, metrics: Metrics) -> Self {
+    /// That of `endpoint`, by which refusals and events name it.
+    pub(super) fn new(
+        policy: BreakerPolicy,
+        cap: usize,
+        probe: ProbeFn,
+        endpoint: Arc<str>,
+        metrics: Metrics,
+    ) -> Self {
         let refusal = |detail: &'static str| {
-            Error::new(ErrorKind::CircuitOpen, Phase::Queue, detail)
-                .at(&Arc::from(metrics.client()))
+            Error::new(ErrorKind::CircuitOpen, Phase::Queue, detail).at(&endpoint)
         };
         let state = State {
             machine: Machine::new(policy.clone(), Instant::now()),
@@ -129,6 +136,7 @@ impl Circuit {
             kept: Arc::new(AtomicBool::new(false)),
             refusal: refusal("circuit is open"),
             ramp: refusal("circuit has just closed, admission is growing"),
+            endpoint,
             metrics,
         }))
     }
@@ -179,18 +187,19 @@ impl Circuit {
         )
     }
 
+    /// What a call would be refused with now.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.refuses().then(|| self.0.refuse())
+    }
+
     pub(super) fn admit(&self) -> Result<Permit, Error> {
         let core = &self.0;
         let word = core.word.load(Ordering::Acquire);
         match mode(word) {
             CLOSED | FORCED_CLOSED => Ok(Permit::new(core.clone(), word, false)),
             RAMPING => core.enter_ramp(word),
-            _ => {
-                if mode(word) == OPEN && !core.kept.load(Ordering::Relaxed) {
-                    core.start_probing();
-                }
-                Err(core.refusal.clone())
-            }
+            _ => Err(core.refuse()),
         }
     }
 }
@@ -203,6 +212,14 @@ impl Core {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(self: &Arc<Self>) -> Error {
+        let is_open = mode(self.word.load(Ordering::Relaxed)) == OPEN;
+        if is_open && !self.kept.load(Ordering::Relaxed) {
+            self.start_probing();
+        }
+        self.refusal.clone()
     }
 
     fn enter_ramp(self: &Arc<Self>, word: u64) -> Result<Permit, Error> {
@@ -282,8 +299,7 @@ impl Core {
         let is_news = self.states.send_replace(state) != state;
         if let Some(transition) = transition.filter(|_| is_news) {
             self.metrics.breaker(transition);
-            let client = self.metrics.client();
-            span::breaker_moved(client, client, transition);
+            span::breaker_moved(self.metrics.client(), &self.endpoint, transition);
         }
     }
 
@@ -316,10 +332,9 @@ impl Core {
             return;
         };
         let mut prober = self.prober();
-        if self.kept.swap(true, Ordering::AcqRel) {
+        let Some(kept) = Kept::claim(&self.kept) else {
             return;
-        }
-        let kept = Kept(self.kept.clone());
+        };
         let task = probing(Arc::downgrade(self), self.probe.clone(), self.gaps(), kept);
         *prober = Some(spawn_owned(&runtime, task));
     }
@@ -331,15 +346,6 @@ impl Core {
             policy.longest_probe_gap(),
             policy.probe_jitter_percent(),
         )
-    }
-}
-
-/// Says that no prober runs any more, also when its runtime ends.
-struct Kept(Arc<AtomicBool>);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }
 

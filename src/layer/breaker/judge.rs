@@ -39,6 +39,11 @@ pub(crate) fn judge(result: Result<&Reply, &Error>) -> Judgement {
     }
 }
 
+/// Whether a server that says this serves.
+pub(crate) fn is_answer(reply: &Reply) -> bool {
+    judge(Ok(reply)) != Judgement::Failed
+}
+
 fn judge_code(code: &str) -> Judgement {
     match code {
         "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Judgement::Failed,

@@ -19,13 +19,14 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use self::{judge::judge, permit::Permit};
+use self::{judge::judge, permit::Permit, probe::ProbeFn};
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
     BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults,
@@ -33,6 +34,8 @@ use crate::{
 };
 
 pub use circuit::{Circuit, CircuitState, CircuitWatch};
+#[cfg(feature = "cluster")]
+pub(crate) use judge::is_answer;
 pub use probe::Probe;
 
 /// Refuses calls to a service that keeps failing, until a probe of its own is answered.
@@ -106,8 +109,23 @@ impl BreakerLayer {
         S::Future: Send + 'static,
     {
         let probe = self.probe.over(inner.clone());
-        let circuit = Circuit::new(self.policy.clone(), self.cap, probe, self.metrics);
+        let circuit = self.circuit(probe, self.metrics.client().into());
         Breaker { inner, circuit }
+    }
+
+    /// The circuit of one of several endpoints, for whoever tells them apart. `probe` asks that one alone, in the time that this layer's own
+    /// probe has.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn circuit_of<F, P>(&self, endpoint: &Arc<str>, probe: F) -> Circuit
+    where
+        F: Fn() -> P + Send + Sync + 'static,
+        P: Future<Output = bool> + Send + 'static,
+    {
+        self.circuit(self.probe.instead(probe), endpoint.clone())
+    }
+
+    fn circuit(&self, probe: ProbeFn, endpoint: Arc<str>) -> Circuit {
+        Circuit::new(self.policy.clone(), self.cap, probe, endpoint, self.metrics)
     }
 }
 
@@ -188,14 +206,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let stage = match self.circuit.admit() {
-            Ok(permit) => Stage::Admitted {
-                permit: permit.with_deadline(request.deadline()),
-                inner: self.inner.call(request),
-            },
-            Err(refusal) => Stage::Refused { refusal },
-        };
-        BreakerFuture { stage }
+        BreakerFuture::of(Some(&self.circuit), &mut self.inner, request)
     }
 }
 
@@ -227,11 +238,36 @@ pin_project! {
         Admitted {
             #[pin]
             inner: F,
-            permit: Permit,
+            permit: Option<Permit>,
         },
         Refused {
             refusal: Error,
         },
+    }
+}
+
+impl<F> BreakerFuture<F> {
+    /// A call of `inner` under `circuit`; under none it passes, and nobody hears of its outcome.
+    pub(crate) fn of<S>(circuit: Option<&Circuit>, inner: &mut S, request: Request) -> Self
+    where
+        S: Service<Request, Future = F>,
+    {
+        let permit = match circuit.map(Circuit::admit).transpose() {
+            Ok(permit) => permit,
+            Err(refusal) => return Self::refused(refusal),
+        };
+        let deadline = request.deadline();
+        let stage = Stage::Admitted {
+            permit: permit.map(|permit| permit.with_deadline(deadline)),
+            inner: inner.call(request),
+        };
+        Self { stage }
+    }
+
+    /// A call that goes no further.
+    pub(crate) fn refused(refusal: Error) -> Self {
+        let stage = Stage::Refused { refusal };
+        Self { stage }
     }
 }
 
@@ -244,9 +280,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().stage.project() {
             Staged::Admitted { inner, permit } => {
-                permit.begin();
+                if let Some(permit) = permit {
+                    permit.begin();
+                }
                 let result = ready!(inner.poll(cx));
-                permit.judge(judge(result.as_ref()));
+                if let Some(permit) = permit {
+                    permit.judge(judge(result.as_ref()));
+                }
                 Poll::Ready(result)
             }
             Staged::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
@@ -259,7 +299,9 @@ impl<F: Expire> Expire for BreakerFuture<F> {
         match self.project().stage.project() {
             Staged::Admitted { inner, permit } => {
                 let error = inner.expire();
-                permit.judge(judge(Err(&error)));
+                if let Some(permit) = permit {
+                    permit.judge(judge(Err(&error)));
+                }
                 error
             }
             Staged::Refused { refusal } => refusal.clone(),

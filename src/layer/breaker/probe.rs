@@ -13,7 +13,7 @@ use std::{
 
 use tower::Service;
 
-use super::judge::{Judgement, judge};
+use super::judge::is_answer;
 use crate::{Error, Reply, Request, deadline::Deadline};
 
 pub(super) type Probing = Pin<Box<dyn Future<Output = bool> + Send>>;
@@ -100,16 +100,30 @@ impl Probe {
                     let request = request.clone().with_deadline(Deadline::after(within));
                     Box::pin(async move {
                         let result = service.call(request).await;
-                        judge(result.as_ref()) != Judgement::Failed && result.is_ok()
+                        result.is_ok_and(|reply| is_answer(&reply))
                     })
                 })
             }
         };
-        Arc::new(move || {
-            let tried = probe();
-            Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
-        })
+        bounded(probe, within)
     }
+
+    /// Tries of another kind, with the time of this one.
+    #[cfg(feature = "cluster")]
+    pub(super) fn instead<F, P>(&self, probe: F) -> ProbeFn
+    where
+        F: Fn() -> P + Send + Sync + 'static,
+        P: Future<Output = bool> + Send + 'static,
+    {
+        bounded(Arc::new(move || Box::pin(probe())), self.within)
+    }
+}
+
+fn bounded(probe: ProbeFn, within: Duration) -> ProbeFn {
+    Arc::new(move || {
+        let tried = probe();
+        Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
+    })
 }
 
 impl fmt::Debug for Probe {
