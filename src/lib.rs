@@ -77,7 +77,7 @@
 //! that is made outside any runtime is `Refused`, and nothing of it is sent.
 //!
 //! # Feature flags
-//! `http`: [`layer::BudgetLayer`] reads the headers of an `http::Request`. `deadpool`: `PoolService`. `cluster`: `redis`' cluster connection. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
+//! `http`: [`layer::BudgetLayer`] reads the headers of an `http::Request`. `deadpool`: `PoolService`. `cluster`: `redis`' cluster connection under a guard with a circuit for each node, `ClusterGuard`. The crate enables `aio` and `tokio-comp` of `redis` 1.8, which it re-exports; name `redis` in your own `Cargo.toml` for more.
 
 mod adopt;
 mod backoff;
@@ -120,6 +120,8 @@ pub mod fuzzing {
     pub use crate::net::link::codec::fuzz::{decode, differential, round_trip};
 }
 
+#[cfg(feature = "cluster")]
+pub use adopt::{ClusterFuture, ClusterGuard};
 pub use adopt::{ConnectionFuture, ConnectionService, RedisConnector, ServiceConnection};
 #[cfg(feature = "deadpool")]
 pub use adopt::{PoolFuture, PoolService};

@@ -1,9 +1,11 @@
 //! Between us and what others made: their connections under our supervisor or our guard, our stack as one of their connections.
 //!
-//! Owns [`RedisConnector`], [`ConnectionService`], `PoolService` and [`ServiceConnection`]. Implements the traits of
+//! Owns [`RedisConnector`], [`ConnectionService`], `PoolService`, `ClusterGuard` and [`ServiceConnection`]. Implements the traits of
 //! [`net::reach`](crate::net::reach), of `tower` and of `redis`; leaves resilience to `layer` and `channel`.
 
 pub(crate) mod answer;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod connection;
 #[cfg(feature = "deadpool")]
 mod pool;
@@ -11,6 +13,8 @@ mod redis_connector;
 pub(crate) mod service_connection;
 mod unpack;
 
+#[cfg(feature = "cluster")]
+pub use cluster::{ClusterFuture, ClusterGuard};
 pub use connection::{ConnectionFuture, ConnectionService};
 #[cfg(feature = "deadpool")]
 pub use pool::{PoolFuture, PoolService};

@@ -1,0 +1,57 @@
+//! Each call under the circuit of the node that it concerns.
+//!
+//! Owns [`ByNode`], which stands where a guard's breaker stands. Promises: an outcome counts for its node alone; what concerns several nodes
+//! is refused while one of them is away, and counts for none; what goes to no certain node passes. Leaves the map and the circuits to
+//! [`nodes`](super::nodes), time and caps to the layers above. Fails with `CircuitOpen`, and as the connection does.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use redis::cluster_async::ClusterConnection;
+use tower::Service;
+
+use super::nodes::{Nodes, Toll};
+use crate::{
+    ConnectionService, Error, Reply, Request,
+    layer::{BreakerFuture, Foreign, ForeignFuture, Gate},
+};
+
+/// A cluster connection, and the circuits of its nodes.
+#[derive(Clone, Debug)]
+pub(super) struct ByNode {
+    inner: Foreign<ConnectionService<ClusterConnection>>,
+    nodes: Arc<Nodes>,
+}
+
+impl ByNode {
+    pub(super) fn new(connection: ClusterConnection, nodes: Arc<Nodes>) -> Self {
+        Self {
+            inner: Foreign::new(ConnectionService::new(connection)),
+            nodes,
+        }
+    }
+}
+
+/// Which node would refuse depends on the call.
+impl Gate for ByNode {}
+
+impl Service<Request> for ByNode {
+    type Response = Reply;
+    type Error = Error;
+    type Future = BreakerFuture<ForeignFuture<ConnectionService<ClusterConnection>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        self.nodes.keep_reading();
+        match self.nodes.toll(&request) {
+            Toll::None => BreakerFuture::of(None, &mut self.inner, request),
+            Toll::One(circuit) => BreakerFuture::of(Some(&circuit), &mut self.inner, request),
+            Toll::Refused(refusal) => BreakerFuture::refused(refusal),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A cluster connection under guard, with a circuit for each node.
+//!
+//! Owns [`ClusterGuard`] and the way a [`GuardLayer`] makes one. Promises: a node that is away costs the callers of its slots their deadline,
+//! then nothing; those of the others, nothing. Leaves routing, redirects and connections to `redis`' own [`ClusterConnection`]: it is bounded,
+//! not healed. Fails as a guard does. Rooms: [`keys`] and its [`table`] (where a command goes) and [`slots`] (who serves it), pure; [`nodes`]
+//! (the circuits, and the map in the background), [`by_node`] (each call under the right one).
+
+mod by_node;
+mod keys;
+mod nodes;
+mod slots;
+mod table;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use redis::cluster_async::ClusterConnection;
+use tower::{Layer, Service};
+
+use self::{by_node::ByNode, nodes::Nodes};
+use crate::{
+    Error, Reply, Request,
+    layer::{Bounds, Circuit, GuardLayer},
+};
+
+type Stack = Bounds<ByNode>;
+
+/// Puts a cluster connection under guard, with a circuit for each node: see [`ClusterGuard`].
+impl Layer<ClusterConnection> for GuardLayer {
+    type Service = ClusterGuard;
+
+    fn layer(&self, connection: ClusterConnection) -> ClusterGuard {
+        let nodes = Arc::new(Nodes::new(connection.clone(), self.breaker().clone()));
+        nodes.keep_reading();
+        ClusterGuard {
+            stack: self.bounds(ByNode::new(connection, nodes.clone())),
+            nodes,
+        }
+    }
+}
+
+/// What a [`GuardLayer`] makes of a cluster connection of `redis`: one deadline, one cap, and a circuit for each primary. Feature `cluster`.
+///
+/// A node that is away costs the callers of its slots their deadline, then microseconds; the callers of the others notice nothing. Cheap to
+/// clone; clones share everything. It bounds and does not heal: routes, redirects and reconnecting are those of `redis`.
+///
+/// # Which circuit a call is under
+/// - **One key, or keys of one slot**: that of the slot's primary, by the cluster's own map. It alone hears of the outcome. Where reads go to
+///   replicas, a shard has one circuit: its primary's.
+/// - **Several slots** (`MGET`, `DEL` and their like, which `redis` splits) **or every primary** (`DBSIZE`, `FLUSHALL`, `PING`, …): refused while
+///   the circuit of any node concerned is open, for its outcome is known. Counts for none: nobody says which part was late.
+/// - **No key** (`TIME`, `SCAN`, a script without keys): `redis` draws the node. Under no circuit; its deadline bounds it.
+/// - **A pipeline** goes as a whole to the first slot that it names, and is under that circuit.
+///
+/// The map is read in the background (`CLUSTER SLOTS`: four times a minute, once a second while a node is away), and the first time when the
+/// guard is made inside a runtime, else with the first call. Until then, and for slots whose node is not named in it, calls are under no
+/// circuit. An open circuit asks its node `CLUSTER MYID` until that answers; the probe that was set on the builder gives its time alone. A
+/// user of an ACL needs `+cluster|slots` and `+cluster|myid`.
+///
+/// # What to set on the connection
+/// `redis` bounds nothing here unless told, and while it reads its own map anew nobody is served. On the `ClusterClientBuilder`: a
+/// `response_timeout` of about the guard's `call_timeout` (without one, a `MOVED` while a node is silent can stop all traffic for as long as
+/// the silence lasts), a short `connection_timeout`, and by `tcp_settings` a `TCP_USER_TIMEOUT`, without which the connection to a node that
+/// vanished lives for a quarter of an hour and a failover is not followed. It also sends again by itself what a lost connection held, up to
+/// 16 times, a second `INCR` as well: `retries(0)` stops that, and the following of redirects with it.
+///
+/// # Readiness
+/// Always ready. `poll_ready` reserves nothing.
+///
+/// # Errors
+/// `CircuitOpen`, with the node as its [`endpoint`](Error::endpoint), while its node is away; `Timeout`, `Overloaded`, and what the connection
+/// fails with. [`Error::may_have_executed`] is `true` for whatever was handed to it.
+///
+/// # Cancel safety
+/// A call that is dropped gives back all that it holds here, and may run. Dropped late it counts as a failure of its node.
+///
+/// # Metrics
+/// Those of a guard, under its name. `redis.holdfast.breaker.transitions` counts those of all nodes; `redis.holdfast.breaker.state` is that of
+/// the node that changed last: ask [`circuits`](Self::circuits).
+///
+/// ```no_run
+/// use redis_holdfast::{ServiceConnection, layer::GuardLayer, redis};
+/// use redis::{AsyncCommands, cluster::ClusterClient};
+/// use std::time::Duration;
+/// use tower::Layer;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = ClusterClient::builder(["redis://node-1:6379", "redis://node-2:6379"])
+///     .connection_timeout(Duration::from_millis(250))
+///     .response_timeout(Duration::from_millis(250))
+///     .build()?;
+/// let guard = GuardLayer::builder().call_timeout(Duration::from_millis(250)).build()?;
+/// let guarded = guard.layer(client.get_async_connection().await?);
+/// let mut connection = ServiceConnection::new(guarded.clone());
+/// let hits: u64 = connection.incr("hits", 1).await?;
+/// for (node, circuit) in guarded.circuits() {
+///     println!("{node}: {:?}", circuit.state());
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct ClusterGuard {
+    stack: Stack,
+    nodes: Arc<Nodes>,
+}
+
+impl ClusterGuard {
+    /// The primaries that are known now, `host:port`, each with its circuit: to watch and to force. Empty until the map was read. A node
+    /// that left and came back has a new one.
+    #[must_use]
+    pub fn circuits(&self) -> Vec<(String, Circuit)> {
+        self.nodes.circuits()
+    }
+
+    /// The circuit that a command with this key is under; `None` while its node is not known.
+    #[must_use]
+    pub fn circuit_of(&self, key: impl AsRef<[u8]>) -> Option<Circuit> {
+        self.nodes.circuit_at(slots::slot(key.as_ref()))
+    }
+}
+
+impl fmt::Debug for ClusterGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterGuard")
+            .field("stack", &self.stack)
+            .finish()
+    }
+}
+
+impl Service<Request> for ClusterGuard {
+    type Response = Reply;
+    type Error = Error;
+    type Future = ClusterFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.stack.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> ClusterFuture {
+        ClusterFuture {
+            inner: self.stack.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// A call of a cluster under guard.
+    pub struct ClusterFuture {
+        #[pin]
+        inner: <Stack as Service<Request>>::Future,
+    }
+}
+
+impl Future for ClusterFuture {
+    type Output = Result<Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
+    }
+}
+
+impl fmt::Debug for ClusterFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+//! The primaries of a cluster, each with its circuit.
+//!
+//! Owns the map of slots, read in the background, and the circuits. Promises: nobody waits for the map: until it is there calls pass under no
+//! circuit, and while it cannot be read the last one holds; a node keeps its circuit for as long as it serves a slot at the same
+//! address; what is asked of the cluster has its deadline. Leaves routing to `redis`, refusing to the circuits. Fails never.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use redis::{
+    Value,
+    cluster_async::ClusterConnection,
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
+};
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    keys::{Place, place},
+    slots::{Primary, Slots},
+};
+use crate::{
+    Error, Reply, Request,
+    layer::{BreakerLayer, Circuit, breaker::is_answer},
+    task::{Kept, Owned, spawn_owned},
+};
+
+/// All that is known of a cluster.
+pub(super) struct Nodes {
+    connection: ClusterConnection,
+    breaker: BreakerLayer,
+    map: ArcSwap<Map>,
+    reader: Mutex<Option<Owned>>,
+    /// A reader runs.
+    kept: Arc<AtomicBool>,
+}
+
+struct Map {
+    slots: Slots,
+    /// In the order of the primaries.
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone)]
+struct Node {
+    primary: Primary,
+    circuit: Circuit,
+}
+
+/// What a call has to pass.
+pub(super) enum Toll {
+    /// Nothing.
+    None,
+    /// The circuit of the one node that it concerns.
+    One(Circuit),
+    /// It cannot: a node that it concerns is away.
+    Refused(Error),
+}
+
+/// How often it is looked whether the map should be read.
+const TICK: Duration = Duration::from_secs(1);
+/// While no circuit is open the map is read once in so many ticks: `redis` follows what moves by itself, we must only know where it went.
+const CALM: u32 = 15;
+/// One node has so long to tell the map, and so many are asked in one turn: the one that `redis` draws may be the silent one.
+const TOLD_WITHIN: Duration = Duration::from_millis(500);
+const ASKED: usize = 3;
+
+impl Nodes {
+    pub(super) fn new(connection: ClusterConnection, breaker: BreakerLayer) -> Self {
+        let map = Map {
+            slots: Slots::unknown(),
+            nodes: Vec::new(),
+        };
+        Self {
+            connection,
+            breaker,
+            map: ArcSwap::from_pointee(map),
+            reader: Mutex::new(None),
+            kept: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    pub(super) fn toll(&self, request: &Request) -> Toll {
+        let map = self.map.load();
+        let refused = |circuit: Option<&Circuit>| circuit.and_then(Circuit::refusal);
+        let refusal = match place(request.packed()) {
+            Place::Anywhere => None,
+            Place::Slot(slot) => return map.at(slot).cloned().map_or(Toll::None, Toll::One),
+            Place::Everywhere => map.nodes.iter().find_map(|node| node.circuit.refusal()),
+            Place::Slots(slots) => slots.into_iter().find_map(|slot| refused(map.at(slot))),
+        };
+        refusal.map_or(Toll::None, Toll::Refused)
+    }
+
+    /// The circuits by the names of their nodes, in the order of their slots.
+    pub(super) fn circuits(&self) -> Vec<(String, Circuit)> {
+        let map = self.map.load();
+        let nodes = map.nodes.iter();
+        nodes
+            .map(|node| (node.primary.name.to_string(), node.circuit.clone()))
+            .collect()
+    }
+
+    pub(super) fn circuit_at(&self, slot: u16) -> Option<Circuit> {
+        self.map.load().at(slot).cloned()
+    }
+
+    /// Starts reading the map where nobody does. Where there is no runtime, the next call inside one starts it.
+    pub(super) fn keep_reading(self: &Arc<Self>) {
+        if self.kept.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = Kept::claim(&self.kept) {
+            *reader = Some(spawn_owned(&runtime, reading(Arc::downgrade(self), kept)));
+        }
+    }
+
+    /// The map is `slots` from now on.
+    fn adopt(self: &Arc<Self>, slots: Slots) {
+        let before = self.map.load();
+        let known: HashMap<_, _> = before
+            .nodes
+            .iter()
+            .map(|node| (&*node.primary.name, node))
+            .collect();
+        let nodes = slots.primaries().iter().map(|primary| {
+            let same = known.get(&*primary.name);
+            let same = same.filter(|node| node.primary == *primary);
+            same.map_or_else(|| self.node(primary), |node| (*node).clone())
+        });
+        let nodes = nodes.collect();
+        self.map.store(Arc::new(Map { slots, nodes }));
+    }
+
+    fn node(self: &Arc<Self>, primary: &Primary) -> Node {
+        let (nodes, asked) = (Arc::downgrade(self), primary.clone());
+        let probe = move || {
+            // Held for this moment only: whoever keeps a circuit keeps no connection.
+            let way = nodes.upgrade().and_then(|nodes| {
+                let slots = &nodes.map.load().slots;
+                // Another one each time: `redis` may not know yet that one has moved.
+                let slot = slots.slot_of(&asked.name, fastrand::u16(..))?;
+                Some((nodes.connection.clone(), Slot::new(slot)?))
+            });
+            let id = asked.id.clone();
+            async move {
+                match way {
+                    Some((connection, slot)) => is_there(connection, slot, &id).await,
+                    None => false,
+                }
+            }
+        };
+        Node {
+            circuit: self.breaker.circuit_of(&primary.name, probe),
+            primary: primary.clone(),
+        }
+    }
+}
+
+impl Map {
+    fn at(&self, slot: u16) -> Option<&Circuit> {
+        let node = self.nodes.get(self.slots.owner(slot)?)?;
+        Some(&node.circuit)
+    }
+
+    fn should_be_read(&self) -> bool {
+        self.nodes.is_empty()
+            || self
+                .nodes
+                .iter()
+                .any(|node| node.circuit.refusal().is_some())
+    }
+}
+
+/// Whether the node of `slot` answers, and is the one of `id`.
+///
+/// Asked by slot, and for a command that is answered wherever it comes: where `redis` has no connection to the node it asks any other
+/// instead, whose id is another. Asked by address `redis` would say that there is no such connection, and stop the traffic of all nodes
+/// until it has dialled every one of its first nodes anew; asked for a key, a `MOVED` would have it read its map anew, and everybody wait.
+async fn is_there(mut connection: ClusterConnection, slot: Slot, id: &[u8]) -> bool {
+    let route = Route::with_slot(slot, SlotAddr::Master);
+    let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
+    let mut who = redis::cmd("CLUSTER");
+    who.arg("MYID");
+    match connection.route_command(who, routing).await {
+        Ok(Value::BulkString(said)) => id.is_empty() || id == said,
+        Ok(Value::SimpleString(said)) => id.is_empty() || id == said.as_bytes(),
+        // Somebody is there, and does not say who: this user may not ask.
+        Ok(reply) => is_answer(&Reply::from(reply)),
+        Err(_) => false,
+    }
+}
+
+/// Reads the map, at once and then as often as there is need. Holds the nodes for moments only.
+async fn reading(nodes: Weak<Nodes>, _kept: Kept) {
+    let mut ticks = CALM;
+    loop {
+        let connection = match nodes.upgrade() {
+            Some(nodes) if ticks >= CALM || nodes.map.load().should_be_read() => {
+                Some(nodes.connection.clone())
+            }
+            Some(_) => None,
+            None => return,
+        };
+        ticks += 1;
+        if let Some(connection) = connection
+            && let Some(slots) = read(connection).await
+        {
+            let Some(nodes) = nodes.upgrade() else { return };
+            nodes.adopt(slots);
+            ticks = 0;
+        }
+        // Apart from those of other processes.
+        sleep(TICK.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+    }
+}
+
+async fn read(mut connection: ClusterConnection) -> Option<Slots> {
+    for _ in 0..ASKED {
+        let mut cmd = redis::cmd("CLUSTER");
+        let anywhere = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+        let told = connection.route_command(cmd.arg("SLOTS").clone(), anywhere);
+        if let Ok(Ok(reply)) = timeout(TOLD_WITHIN, told).await
+            && let Some(slots) = Slots::parse(&reply)
+        {
+            return Some(slots);
+        }
+    }
+    None
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let map = self.map.load();
+        let states = map
+            .nodes
+            .iter()
+            .map(|node| (&node.primary.name, node.circuit.state()));
+        f.debug_map().entries(states).finish()
+    }
+}

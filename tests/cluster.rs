@@ -1,0 +1,289 @@
+//! A real cluster under guard: a node that is away costs the callers of its slots their deadline, then microseconds; those of the others,
+//! nothing.
+#![cfg(feature = "cluster")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_lab::cluster::Node;
+use holdfast_lab::load::Running;
+use holdfast_lab::{Cluster, Load, Mode, Op};
+use redis_holdfast::layer::{CircuitState, GuardLayer};
+use redis_holdfast::redis::cluster::ClusterClient;
+use redis_holdfast::redis::{self, AsyncCommands, RedisResult, Value};
+use redis_holdfast::{ClusterGuard, Error, ServiceConnection};
+use tokio::time::{Instant, sleep};
+use tower::Layer;
+
+use common::*;
+
+type Guarded = ServiceConnection<ClusterGuard>;
+
+/// Five failures in a row open the circuit, each of a call that began after the last had failed: five deadlines, each kept with its grace.
+const TOLD_WITHIN: Duration = ms(5 * (250 + 10));
+/// A probe's gap at its longest and half as much, its own time, and the ramp.
+const BACK_WITHIN: Duration = ms(270 * 3 / 2 + 500 + 200);
+/// The map is read once a second, and 20 % later.
+const READ_WITHIN: Duration = ms(1200 + 3 * 500);
+
+async fn guarded(cluster: &Cluster, name: &str) -> ClusterGuard {
+    let client = ClusterClient::builder(cluster.urls())
+        .connection_timeout(CALL_TIMEOUT)
+        .response_timeout(CALL_TIMEOUT)
+        .build()
+        .unwrap();
+    let connection = client.get_async_connection().await.unwrap();
+    let guard = GuardLayer::builder().name(name).call_timeout(CALL_TIMEOUT);
+    let guard = guard.build().unwrap().layer(connection);
+    until(SECOND, || guard.circuits().len() == 3).await;
+    guard
+}
+
+async fn until(limit: Duration, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < end, "not within {limit:?}");
+        sleep(ms(5)).await;
+    }
+}
+
+/// Load on the slots of `nodes` alone.
+fn load_on<'a>(
+    guard: &ClusterGuard,
+    nodes: impl IntoIterator<Item = &'a Node>,
+    rate: u32,
+    duration: Duration,
+) -> Running {
+    let tags = nodes
+        .into_iter()
+        .flat_map(|node| (0..8).map(|nth| node.tag(nth)));
+    let tags: Arc<[String]> = tags.collect();
+    let connection = ServiceConnection::new(guard.clone());
+    let load = Load::new(rate).duration(duration).deadline(CALL_TIMEOUT);
+    load.start(move |op| {
+        // A write and the read after it, of the same key.
+        let pair = usize::try_from(op.seq / 2).unwrap_or_default();
+        let key = format!("{{{}}}{}", tags[pair % tags.len()], op.key);
+        call(connection.clone(), Op { key, ..op })
+    })
+}
+
+fn name_of(node: &Node) -> String {
+    node.proxy().addr().to_string()
+}
+
+fn key_of(node: &Node) -> String {
+    format!("{{{}}}", node.tag(0))
+}
+
+fn state_of(guard: &ClusterGuard, node: &Node) -> CircuitState {
+    guard.circuit_of(key_of(node)).unwrap().state()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_black_holed_node_costs_its_callers_a_deadline_and_the_others_nothing() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [silent, first, second] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded(&cluster, "cluster").await;
+    let hole = if is_full() { SECOND * 10 } else { SECOND * 3 };
+    let whole = SECOND + hole + BACK_WITHIN + SECOND;
+    let there = load_on(&guard, [first, second], RATE * 2 / 3, whole);
+    let away = load_on(&guard, [silent], RATE / 3, whole);
+    sleep(SECOND).await;
+    silent.set(Mode::Blackhole);
+    let onset = away.mark("onset");
+    sleep(hole).await;
+    assert_eq!(state_of(&guard, silent), CircuitState::Open);
+    for other in [first, second] {
+        assert_eq!(state_of(&guard, other), CircuitState::Closed);
+    }
+    silent.set(Mode::Pass);
+    let healed = away.mark("heal");
+    let (there, away) = (there.finish().await, away.finish().await);
+    println!("away: {}\nthere: {}", show(&away), show(&there));
+    always(&there);
+    always(&away);
+    assert_eq!(there.ok(), there.total(), "others pay: {}", show(&there));
+    assert_eq!(away.failed_between(away.start(), onset - CALL_TIMEOUT), 0);
+    let refused = refused_within(&away, onset, TOLD_WITHIN, healed);
+    let refusal = refusals_p99(&away, onset + TOLD_WITHIN, healed);
+    assert!(refusal <= ms(1), "refusals took {refusal:?}");
+    let back = recovered_within(&away, healed, BACK_WITHIN);
+    println!(
+        "FIGURE guard, one node of a cluster in a black hole: refusing after {refused:?}, a refusal {refusal:?} (p99), serving {back:?} after the heal; 0 failed of {} calls to the others",
+        there.total()
+    );
+}
+
+/// Which circuit a call is under, by that of one node being open.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_circuit_refuses_what_concerns_its_node_and_nothing_else() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [one, two, three] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded(&cluster, "one-open").await;
+    let mut connection = ServiceConnection::new(guard.clone());
+    let (k1, k2, k3) = (key_of(one), key_of(two), key_of(three));
+    let mine = [&k1, &format!("{k1}b")];
+    guard.circuit_of(&k1).unwrap().force_open();
+    let refused = |result: RedisResult<Value>| {
+        let error = result.unwrap_err();
+        let ours = Error::find_in(&error).unwrap();
+        assert!(ours.is_circuit_open(), "{ours}");
+        assert!(!ours.may_have_executed());
+        assert_eq!(ours.endpoint(), Some(&*name_of(one)));
+    };
+    refused(connection.get(&k1).await);
+    refused(connection.mget(&mine).await);
+    // In part, or for all: its outcome is known before it is sent.
+    refused(connection.mget(&[&k2, &k1, &k3]).await);
+    refused(connection.del(&[&k2, &k1]).await);
+    refused(redis::cmd("DBSIZE").query_async(&mut connection).await);
+    let mut pipeline = redis::pipe();
+    pipeline.set(&k1, 1).get(&k1);
+    refused(pipeline.query_async(&mut connection).await);
+    refused(pipeline.atomic().query_async(&mut connection).await);
+
+    let mut pipeline = redis::pipe();
+    pipeline.atomic().set(&k2, 2).get(&k2);
+    let done: (String, u64) = pipeline.query_async(&mut connection).await.unwrap();
+    assert_eq!(done, ("OK".to_owned(), 2));
+    let found: (u64, Option<u64>) = connection.mget(&[&k2, &k3]).await.unwrap();
+    assert_eq!(found, (2, None));
+    let script = redis::cmd("EVAL")
+        .arg("return KEYS[1]")
+        .arg(1)
+        .arg(&k3)
+        .clone();
+    let said: String = script.query_async(&mut connection).await.unwrap();
+    assert_eq!(said, k3);
+
+    guard.circuit_of(&k1).unwrap().release();
+    let size: u64 = redis::cmd("DBSIZE")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(size, 1);
+    let found: (Option<u64>, u64) = connection.mget(&[&k1, &k2]).await.unwrap();
+    assert_eq!(found, (None, 2));
+    // Where `redis` draws the node, and one is away, another may be drawn: no circuit says no.
+    guard.circuit_of(&k3).unwrap().force_open();
+    for _ in 0..20 {
+        let _: (u64, u64) = redis::cmd("TIME")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+    }
+}
+
+/// A node whose process has gone, and comes back: `redis` has lost its connection, and must make another before a probe is answered by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_died_is_refused_and_served_again_when_it_is_back() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [dead, other, _] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded(&cluster, "died").await;
+    let mut connection = ServiceConnection::new(guard.clone());
+    dead.set(Mode::Down);
+    until_open(&guard, dead, &mut connection).await;
+    // For as long as several probes: whoever else answers them is not it.
+    for _ in 0..20 {
+        let found: RedisResult<Option<u64>> = connection.get(key_of(dead)).await;
+        assert!(
+            Error::find_in(&found.unwrap_err())
+                .unwrap()
+                .is_circuit_open()
+        );
+        let _: Option<u64> = connection.get(key_of(other)).await.unwrap();
+        sleep(ms(50)).await;
+    }
+    dead.set(Mode::Pass);
+    // `redis` dials it again once a second.
+    until(BACK_WITHIN + SECOND, || {
+        state_of(&guard, dead) == CircuitState::Closed
+    })
+    .await;
+    let _: Option<u64> = connection.get(key_of(dead)).await.unwrap();
+}
+
+async fn until_open(guard: &ClusterGuard, node: &Node, connection: &mut Guarded) {
+    let end = Instant::now() + SECOND * 5;
+    while state_of(guard, node) != CircuitState::Open {
+        assert!(Instant::now() < end, "it never opened");
+        let _: RedisResult<Option<u64>> = connection.get(key_of(node)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_moves_is_under_the_circuit_of_its_new_node() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [from, to, third] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded(&cluster, "moved").await;
+    let key = key_of(from);
+    let slot = holdfast_lab::cluster::slot(key.as_bytes()).to_string();
+    let id = to.server().tell(&["CLUSTER", "MYID"]).await.unwrap();
+    for node in [to, from, third] {
+        let said = node
+            .server()
+            .tell(&["CLUSTER", "SETSLOT", &slot, "NODE", &id])
+            .await;
+        assert_eq!(said.unwrap(), "+OK");
+    }
+    // While a circuit is open the map is read once a second.
+    guard.circuit_of(key_of(to)).unwrap().force_open();
+    until(READ_WITHIN, || {
+        guard.circuit_of(&key).unwrap().state() == CircuitState::ForcedOpen
+    })
+    .await;
+    let others = format!("{{{}}}", from.tag(1));
+    assert_eq!(
+        guard.circuit_of(others).unwrap().state(),
+        CircuitState::Closed
+    );
+    guard.circuit_of(&key).unwrap().release();
+    let mut connection = ServiceConnection::new(guard.clone());
+    let () = connection.set(&key, 1).await.unwrap();
+    assert_eq!(guard.circuits().len(), 3);
+}
+
+/// A circuit, its probe and whoever reads the map end with the guard.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_when_the_last_handle_goes() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let baseline = baseline::Baseline::take().await;
+    for _ in 0..3 {
+        let guard = guarded(&cluster, "gone").await;
+        let mut connection = ServiceConnection::new(guard.clone());
+        cluster.nodes()[0].set(Mode::Blackhole);
+        until_open(&guard, &cluster.nodes()[0], &mut connection).await;
+        let circuit = guard.circuit_of(key_of(&cluster.nodes()[0]));
+        drop((guard, connection));
+        cluster.nodes()[0].set(Mode::Pass);
+        // Whoever kept a circuit keeps its prober, and no connection.
+        drop(circuit);
+        baseline.is_restored().await;
+    }
+}
