@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use holdfast_lab::{Embedded, server_or_skip};
+use holdfast_lab::{Cluster, Embedded, server_or_skip};
 use redis_holdfast::telemetry::names;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -338,14 +338,17 @@ async fn the_quick_start_visits_and_names_the_phase_when_nobody_is_there() {
     );
 }
 
+/// Where nobody listens.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("redis://{}/", listener.local_addr().unwrap())
+}
+
 /// Each against a server, and where nobody listens.
 async fn said(name: &str) -> (String, String) {
     let server = Embedded::start().await.unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
     let here = run(name, &[&server.url()]);
-    let nowhere = run(name, &[&format!("redis://{address}/")]);
+    let nowhere = run(name, &[&nobody()]);
     assert!(here.status.success(), "{}", text(&here.stderr));
     let all = |output: &Output| text(&output.stdout) + &text(&output.stderr);
     (all(&here), all(&nowhere))
@@ -389,6 +392,31 @@ async fn an_adopted_pool_serves_and_is_a_cache_miss_when_nobody_is_there() {
         nowhere.contains("cached: None; circuit: Closed"),
         "{nowhere}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_cluster_serves_and_has_a_circuit_for_each_node() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let urls = cluster.urls();
+    let first = [urls[0].as_str()];
+    for visit in ["visit number 1\n", "visit number 2\n"] {
+        let output = run("adopt_cluster", &first);
+        let said = text(&output.stdout);
+        assert_eq!(
+            said.matches(visit).count(),
+            6,
+            "{said}{}",
+            text(&output.stderr)
+        );
+        for node in cluster.nodes() {
+            let closed = format!("\n{}: Closed\n", node.proxy().addr());
+            assert!(said.contains(&closed), "{said}");
+        }
+    }
+    let nowhere = text(&run("adopt_cluster", &[&nobody()]).stdout);
+    assert!(nowhere.starts_with("no cluster: "), "{nowhere}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,8 +20,9 @@ use crate::{Error, Reply, Request};
 /// A connection that somebody else made, as a `Service<`[`Request`]`>` to put under a [`GuardLayer`](crate::layer::GuardLayer): bounded, not
 /// healed.
 ///
-/// For any connection whose clones share one: `MultiplexedConnection`, `ConnectionManager`, `cluster_async::ClusterConnection`. Nothing here
-/// is bounded in time: put it under a guard, or under a [`TimeoutLayer`](crate::layer::TimeoutLayer).
+/// For any connection whose clones share one: `MultiplexedConnection`, `ConnectionManager`. Nothing here is bounded in time: put it under a
+/// guard, or under a [`TimeoutLayer`](crate::layer::TimeoutLayer). A `cluster_async::ClusterConnection` has one circuit so; put under the guard
+/// as it is (feature `cluster`) it has one for each node.
 ///
 /// # Readiness
 /// Always ready.

@@ -1,7 +1,7 @@
 //! Where the keys of a command are, by its name, as `redis` 1.8 has it for a cluster.
 //!
-//! Owns the table. Promises: as `redis`, not as the server's own list of commands: what counts is where a command is sent. A test of a real
-//! cluster compares them. Pure. Cannot fail.
+//! Owns the table. Promises: as `redis`, not as the server's own list of commands: what counts is where a command is sent. `tests/cluster.rs`
+//! holds it against the node that ran the command. Pure. Cannot fail.
 
 /// How a command says which keys it has.
 pub(super) enum Rule {
