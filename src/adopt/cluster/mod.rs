@@ -3,11 +3,13 @@
 //! Owns [`ClusterGuard`] and the way a [`GuardLayer`] makes one. Promises: a node that is away costs the callers of its slots their deadline,
 //! then nothing; those of the others, nothing. Leaves routing, redirects and connections to `redis`' own [`ClusterConnection`]: it is bounded,
 //! not healed. Fails as a guard does. Rooms: [`keys`] and its [`table`] (where a command goes) and [`slots`] (who serves it), pure; [`nodes`]
-//! (the circuits, and the map in the background), [`by_node`] (each call under the right one).
+//! (the circuits, and the map in the background), [`probe`] with [`knock`] (what closes a circuit), [`by_node`] (each call under the right one).
 
 mod by_node;
 mod keys;
+mod knock;
 mod nodes;
+mod probe;
 mod slots;
 mod table;
 
@@ -60,15 +62,22 @@ impl Layer<ClusterConnection> for GuardLayer {
 ///
 /// The map is read in the background (`CLUSTER SLOTS`: four times a minute, once a second while a node is away), and the first time when the
 /// guard is made inside a runtime, else with the first call. Until then, and for slots whose node is not named in it, calls are under no
-/// circuit. An open circuit asks its node `CLUSTER MYID` until that answers; the probe that was set on the builder gives its time alone. A
-/// user of an ACL needs `+cluster|slots` and `+cluster|myid`.
+/// circuit. An open circuit asks its node `CLUSTER MYID` until that answers; the probe that was set on the builder gives its time alone. Where
+/// `redis` has no connection to the node, a `PING` goes to the node's address over one of our own, and once that is answered an `EXISTS` of some
+/// key has `redis` make its own. A user of an ACL needs `+cluster|slots`, `+cluster|myid` and `+exists`.
 ///
 /// # What to set on the connection
-/// `redis` bounds nothing here unless told, and while it reads its own map anew nobody is served. On the `ClusterClientBuilder`: a
-/// `response_timeout` of about the guard's `call_timeout` (without one, a `MOVED` while a node is silent can stop all traffic for as long as
-/// the silence lasts), a short `connection_timeout`, and by `tcp_settings` a `TCP_USER_TIMEOUT`, without which the connection to a node that
-/// vanished lives for a quarter of an hour and a failover is not followed. It also sends again by itself what a lost connection held, up to
-/// 16 times, a second `INCR` as well: `retries(0)` stops that, and the following of redirects with it.
+/// `redis` bounds nothing here unless told, and while it reads its own map anew (after a `MOVED`, or a call for a node that it has lost) nobody
+/// is served: for as long as the two first of these allow. On the `ClusterClientBuilder`:
+///
+/// - a short `connection_timeout` (250 ms; 1 s unless set), and a `response_timeout` of about the guard's `call_timeout` (none unless set): without
+///   it a single `MOVED` while a node is silent stops the traffic of all for as long as the silence lasts;
+/// - by `tcp_settings` a `TCP_USER_TIMEOUT` of some seconds (Linux): without it the connection to a node that vanished lives for a quarter of an
+///   hour, and a failover is not followed meanwhile;
+/// - perhaps `retries(0)`: what a lost connection held is sent again, up to 16 times, a second `INCR` as well. It stops the following of
+///   redirects too.
+///
+/// A process that starts while a node is away pays more: until that node's circuit is open, each call for it stops all the others so.
 ///
 /// # Readiness
 /// Always ready. `poll_ready` reserves nothing.

@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -16,9 +17,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redis::{
-    Value,
     cluster_async::ClusterConnection,
-    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
 use tokio::{
     runtime::Handle,
@@ -27,11 +27,12 @@ use tokio::{
 
 use super::{
     keys::{Place, place},
+    probe::{Lost, Probe},
     slots::{Primary, Slots},
 };
 use crate::{
-    Error, Reply, Request,
-    layer::{BreakerLayer, Circuit, breaker::is_answer},
+    Error, Request,
+    layer::{BreakerLayer, Circuit},
     task::{Kept, Owned, spawn_owned},
 };
 
@@ -43,6 +44,7 @@ pub(super) struct Nodes {
     reader: Mutex<Option<Owned>>,
     /// A reader runs.
     kept: Arc<AtomicBool>,
+    pub(super) lost: Lost,
 }
 
 struct Map {
@@ -87,6 +89,7 @@ impl Nodes {
             map: ArcSwap::from_pointee(map),
             reader: Mutex::new(None),
             kept: Arc::new(AtomicBool::new(false)),
+            lost: Lost::default(),
         }
     }
 
@@ -147,27 +150,37 @@ impl Nodes {
     }
 
     fn node(self: &Arc<Self>, primary: &Primary) -> Node {
-        let (nodes, asked) = (Arc::downgrade(self), primary.clone());
-        let probe = move || {
-            // Held for this moment only: whoever keeps a circuit keeps no connection.
-            let way = nodes.upgrade().and_then(|nodes| {
-                let slots = &nodes.map.load().slots;
-                // Another one each time: `redis` may not know yet that one has moved.
-                let slot = slots.slot_of(&asked.name, fastrand::u16(..))?;
-                Some((nodes.connection.clone(), Slot::new(slot)?))
-            });
-            let id = asked.id.clone();
-            async move {
-                match way {
-                    Some((connection, slot)) => is_there(connection, slot, &id).await,
-                    None => false,
-                }
-            }
-        };
-        Node {
-            circuit: self.breaker.circuit_of(&primary.name, probe),
+        let probe = Probe {
+            nodes: Arc::downgrade(self),
             primary: primary.clone(),
+        };
+        let circuit = self
+            .breaker
+            .circuit_of(&primary.name, move || probe.clone().ask());
+        Node {
+            primary: primary.clone(),
+            circuit,
         }
+    }
+}
+
+/// What probes need to know.
+impl Nodes {
+    pub(super) fn connection(&self) -> ClusterConnection {
+        self.connection.clone()
+    }
+
+    /// A slot of the node `name`, the next at or behind `from`.
+    pub(super) fn slot_of(&self, name: &str, from: u16) -> Option<u16> {
+        self.map.load().slots.slot_of(name, from)
+    }
+
+    /// The address of another node, one that serves.
+    pub(super) fn neighbour(&self, name: &str) -> Option<SocketAddr> {
+        let map = self.map.load();
+        let others = map.nodes.iter().filter(|node| *node.primary.name != *name);
+        let mut serving = others.filter(|node| node.circuit.refusal().is_none());
+        serving.find_map(|node| node.primary.address)
     }
 }
 
@@ -183,25 +196,6 @@ impl Map {
                 .nodes
                 .iter()
                 .any(|node| node.circuit.refusal().is_some())
-    }
-}
-
-/// Whether the node of `slot` answers, and is the one of `id`.
-///
-/// Asked by slot, and for a command that is answered wherever it comes: where `redis` has no connection to the node it asks any other
-/// instead, whose id is another. Asked by address `redis` would say that there is no such connection, and stop the traffic of all nodes
-/// until it has dialled every one of its first nodes anew; asked for a key, a `MOVED` would have it read its map anew, and everybody wait.
-async fn is_there(mut connection: ClusterConnection, slot: Slot, id: &[u8]) -> bool {
-    let route = Route::with_slot(slot, SlotAddr::Master);
-    let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
-    let mut who = redis::cmd("CLUSTER");
-    who.arg("MYID");
-    match connection.route_command(who, routing).await {
-        Ok(Value::BulkString(said)) => id.is_empty() || id == said,
-        Ok(Value::SimpleString(said)) => id.is_empty() || id == said.as_bytes(),
-        // Somebody is there, and does not say who: this user may not ask.
-        Ok(reply) => is_answer(&Reply::from(reply)),
-        Err(_) => false,
     }
 }
 

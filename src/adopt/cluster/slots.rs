@@ -3,7 +3,10 @@
 //! Owns [`slot`] and [`Slots`]. Promises: what is not well-formed is left out, and never more than so many nodes are known, whatever a peer says. Leaves
 //! asking to [`nodes`](super::nodes). Pure. Cannot fail: of a reply that says nothing there is nothing.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use redis::Value;
 
@@ -21,6 +24,14 @@ pub(super) fn slot(key: &[u8]) -> u16 {
     crc(tag.unwrap_or(key)) % SLOTS
 }
 
+/// Some key of `slot`.
+pub(super) fn key_of(slot: u16) -> String {
+    // One in 16,384 is: this ends, after a fraction of a millisecond.
+    let mut keys = (0_u32..).map(|n| n.to_string());
+    let key = keys.find(|key| self::slot(key.as_bytes()) == slot % SLOTS);
+    key.unwrap_or_default()
+}
+
 /// The primaries of a cluster, and the slots of each.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -36,6 +47,8 @@ pub(super) struct Primary {
     pub(super) name: Arc<str>,
     /// What it answers to `CLUSTER MYID`. Empty where that was not said.
     pub(super) id: Arc<[u8]>,
+    /// Where it listens, where that was said in numbers.
+    pub(super) address: Option<SocketAddr>,
 }
 
 const NOBODY: u16 = u16::MAX;
@@ -93,7 +106,7 @@ impl Slots {
         };
         let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
         let served = usize::from(first)..=usize::from(last);
-        let name = name(node)?;
+        let (name, address) = named(node)?;
         let known = self.primaries.iter().position(|known| known.name == name);
         let place = match known {
             Some(place) => place,
@@ -102,6 +115,7 @@ impl Slots {
                 self.primaries.push(Primary {
                     name,
                     id: node.get(2).and_then(text).unwrap_or_default().into(),
+                    address,
                 });
                 self.primaries.len() - 1
             }
@@ -112,16 +126,38 @@ impl Slots {
     }
 }
 
-/// `host:port` of a node. A host that is not told would be that of the node that was asked, which `redis` does not tell; that slot is
-/// under no circuit then.
-fn name(node: &[Value]) -> Option<Arc<str>> {
+/// `host:port` of a node, and its address. A host that is not told would be that of the node that was asked, which `redis` does not tell;
+/// that slot is under no circuit then.
+fn named(node: &[Value]) -> Option<(Arc<str>, Option<SocketAddr>)> {
     let host = std::str::from_utf8(text(node.first()?)?).ok()?;
     let Value::Int(port) = node.get(1)? else {
         return None;
     };
     let port = u16::try_from(*port).ok()?;
-    let is_told = !["", "?"].contains(&host) && host.len() <= LONGEST_HOST;
-    is_told.then(|| format!("{host}:{port}").into())
+    if ["", "?"].contains(&host) || host.len() > LONGEST_HOST {
+        return None;
+    }
+    let ip = host.parse().ok().or_else(|| ip_beside(node.get(3)?));
+    let address = ip.map(|ip: IpAddr| SocketAddr::new(ip, port));
+    Some((format!("{host}:{port}").into(), address))
+}
+
+/// Where a node is known by its name, the IP address is told beside it.
+fn ip_beside(told: &Value) -> Option<IpAddr> {
+    let ip = match told {
+        Value::Array(pairs) => {
+            let mut pairs = pairs.chunks_exact(2);
+            pairs.find_map(|pair| match pair {
+                [key, ip] if text(key) == Some(b"ip") => text(ip),
+                _ => None,
+            })
+        }
+        Value::Map(pairs) => pairs
+            .iter()
+            .find_map(|(key, ip)| (text(key) == Some(b"ip")).then(|| text(ip))?),
+        _ => None,
+    };
+    std::str::from_utf8(ip?).ok()?.parse().ok()
 }
 
 fn text(value: &Value) -> Option<&[u8]> {
@@ -222,6 +258,7 @@ mod tests {
         let primary = |name: &str, id: &[u8]| Primary {
             name: name.into(),
             id: id.into(),
+            address: None,
         };
         assert_eq!(
             slots.primaries(),
@@ -249,6 +286,37 @@ mod tests {
             (16_384, None),
         ] {
             assert_eq!(slots.owner(slot), owner, "{slot}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_host_or_is_told_beside_it() {
+        let address = |node: Vec<Value>| named(&node).and_then(|(_, address)| address);
+        let seven = Some(SocketAddr::from(([127, 0, 0, 7], 7000)));
+        let node =
+            |host: &str, beside: Value| vec![bulk(host), Value::Int(7000), bulk("id"), beside];
+        assert_eq!(address(node("127.0.0.7", Value::Array(Vec::new()))), seven);
+        let flat = ["x", "y", "ip", "127.0.0.7"].map(bulk);
+        assert_eq!(address(node("a.example", Value::Array(flat.into()))), seven);
+        let pairs = vec![(bulk("ip"), bulk("127.0.0.7"))];
+        assert_eq!(address(node("a.example", Value::Map(pairs))), seven);
+        for beside in [
+            Value::Nil,
+            Value::Array(vec![bulk("ip")]),
+            Value::Array(["ip", "x"].map(bulk).into()),
+        ] {
+            assert_eq!(address(node("a.example", beside)), None);
+        }
+        assert_eq!(
+            named(&node("::1", Value::Nil)).map(|(name, _)| name),
+            Some("::1:7000".into())
+        );
+    }
+
+    #[test]
+    fn every_slot_has_a_key() {
+        for slot in [0, 1, 8191, 16_383] {
+            assert_eq!(self::slot(key_of(slot).as_bytes()), slot);
         }
     }
 

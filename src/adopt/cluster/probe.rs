@@ -1,0 +1,177 @@
+//! Whether a node is there again: what closes its circuit.
+//!
+//! Owns [`Probe`] and [`Lost`]. Promises: the node itself has answered, over the connection that its callers will use; while it is away
+//! the traffic of the others is not stopped for it. Leaves when to ask, and the time of each try, to the circuit. Cannot fail.
+//!
+//! Each way to ask has its trap. *By address*, where `redis` has no such connection, it dials all its first nodes anew; *for a key*, some
+//! other node says `MOVED`, and it reads its map anew; and meanwhile, for as long as a dial to a node that is away may take, nobody is
+//! served. So we ask *by slot*, for the node's id: where `redis` has no connection it draws another node, and that one's id is another. But
+//! `redis` makes a connection that it never had, or gave up, for a `MOVED` alone. So when another has answered we [`knock`], and where somebody
+//! is at home ask for a key after all.
+
+use std::{
+    sync::{
+        Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{
+    Cmd, RedisResult, Value,
+    cluster_async::ClusterConnection,
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
+};
+use tokio::time::Instant;
+
+use super::{
+    knock::knock,
+    nodes::Nodes,
+    slots::{Primary, key_of},
+};
+use crate::{Reply, layer::breaker::is_answer};
+
+/// Asks one node.
+#[derive(Clone)]
+pub(super) struct Probe {
+    /// Not held: whoever keeps a circuit keeps no connection.
+    pub(super) nodes: Weak<Nodes>,
+    pub(super) primary: Primary,
+}
+
+/// Who answered.
+#[derive(PartialEq, Eq)]
+enum Who {
+    Itself,
+    Another,
+    Nobody,
+}
+
+impl Probe {
+    pub(super) async fn ask(self) -> bool {
+        let Some((mut connection, slot)) = self.way() else {
+            return false;
+        };
+        match self.who(&mut connection, slot).await {
+            Who::Itself => return true,
+            Who::Nobody => return false,
+            Who::Another => {}
+        }
+        if !self.may_be_fetched().await {
+            return false;
+        }
+        let key = key_of(slot);
+        let fetched = by_slot(&mut connection, redis::cmd("EXISTS").arg(key), slot).await;
+        if matches!(&fetched, Ok(Value::ServerError(error)) if error.code() == "NOPERM") {
+            // Keys are not this user's to ask for: the first call will fetch the connection.
+            return true;
+        }
+        self.who(&mut connection, slot).await == Who::Itself
+    }
+
+    /// The connection, and a slot of the node: another one each time, for `redis` may not know yet that one has moved.
+    fn way(&self) -> Option<(ClusterConnection, u16)> {
+        let nodes = self.nodes.upgrade()?;
+        let slot = nodes.slot_of(&self.primary.name, fastrand::u16(..))?;
+        Some((nodes.connection(), slot))
+    }
+
+    async fn who(&self, connection: &mut ClusterConnection, slot: u16) -> Who {
+        let is_known = |said: &[u8]| self.primary.id.is_empty() || *self.primary.id == *said;
+        let said = by_slot(connection, redis::cmd("CLUSTER").arg("MYID"), slot).await;
+        let is_itself = match said {
+            Ok(Value::BulkString(said)) => is_known(&said),
+            Ok(Value::SimpleString(said)) => is_known(said.as_bytes()),
+            // Somebody is there and does not say who: this user may not ask.
+            Ok(reply) if is_answer(&Reply::from(reply.clone())) => true,
+            Ok(_) | Err(_) => return Who::Nobody,
+        };
+        if is_itself { Who::Itself } else { Who::Another }
+    }
+
+    /// Whether `redis` may be made to look for the node: when it is at home, or when that cannot be known here, now and then.
+    async fn may_be_fetched(&self) -> bool {
+        let is_home = match self.primary.address {
+            Some(address) => knock(address).await,
+            None => false,
+        };
+        let Some(nodes) = self.nodes.upgrade() else {
+            return false;
+        };
+        if is_home {
+            nodes.lost.hear();
+            return nodes.lost.is_due(FETCH, Instant::now());
+        }
+        let neighbour = nodes.neighbour(&self.primary.name);
+        if !nodes.lost.is_heard() {
+            drop(nodes);
+            if let Some(neighbour) = neighbour
+                && knock(neighbour).await
+                && let Some(nodes) = self.nodes.upgrade()
+            {
+                nodes.lost.hear();
+            }
+        }
+        let nodes = self.nodes.upgrade();
+        nodes
+            .is_some_and(|nodes| !nodes.lost.is_heard() && nodes.lost.is_due(GUESS, Instant::now()))
+    }
+}
+
+/// What is known of looking for nodes that `redis` has no connection to.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// A knock was answered, ever: the names of the nodes are addresses that we reach, and who does not answer is away.
+    is_heard: AtomicBool,
+    fetched: Mutex<Option<Instant>>,
+}
+
+/// At most so often is `redis` made to look for a node that is at home: it takes a dial, for which the others wait.
+const FETCH: Duration = Duration::from_secs(1);
+/// And for one of which that cannot be known, because its address is translated on the way or is a name: it may take the whole of a
+/// connection's timeout.
+const GUESS: Duration = Duration::from_secs(30);
+
+impl Lost {
+    fn hear(&self) {
+        self.is_heard.store(true, Ordering::Relaxed);
+    }
+
+    fn is_heard(&self) -> bool {
+        self.is_heard.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last time is so long ago; then this is the last time.
+    fn is_due(&self, gap: Duration, now: Instant) -> bool {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = fetched.is_none_or(|last| now.saturating_duration_since(last) >= gap);
+        if is_due {
+            *fetched = Some(now);
+        }
+        is_due
+    }
+}
+
+/// Sends `cmd` to the primary of `slot`, as `redis` knows it.
+async fn by_slot(connection: &mut ClusterConnection, cmd: &Cmd, slot: u16) -> RedisResult<Value> {
+    let nowhere = (redis::ErrorKind::Client, "no such slot");
+    let slot = Slot::new(slot).ok_or(nowhere)?;
+    let route = Route::with_slot(slot, SlotAddr::Master);
+    let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
+    connection.route_command(cmd.clone(), routing).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn redis_is_made_to_look_no_more_often_than_so() {
+        let (lost, now) = (Lost::default(), Instant::now());
+        assert!(lost.is_due(FETCH, now));
+        assert!(!lost.is_due(FETCH, now + FETCH / 2));
+        assert!(lost.is_due(FETCH, now + FETCH));
+        assert!(!lost.is_due(GUESS, now + FETCH * 2));
+        assert!(lost.is_due(GUESS, now + FETCH + GUESS));
+    }
+}
