@@ -278,6 +278,15 @@ impl Error {
                 Executed::Maybe,
                 detail,
             )
+        } else if error.kind() == redis::ErrorKind::ClusterConnectionNotFound {
+            // Said after its own attempts, of which an earlier one may have found a connection.
+            let detail = "no connection to any node";
+            (
+                ErrorKind::ConnectionLost,
+                Phase::Connect,
+                Executed::Maybe,
+                detail,
+            )
         } else if error.kind() == redis::ErrorKind::AuthenticationFailed {
             let detail = "server refused the credentials";
             (ErrorKind::Auth, Phase::Handshake, Executed::Never, detail)
