@@ -159,7 +159,23 @@ impl Service<Request> for ClusterGuard {
 }
 
 pin_project! {
-    /// A call of a cluster under guard.
+    /// A call of a cluster under guard. Errors and cancel safety are those of [`ClusterGuard`].
+    ///
+    /// ```
+    /// use redis_holdfast::{ClusterFuture, Request, layer::GuardLayer, redis};
+    /// use redis::cluster::{ClusterClient, ClusterConfig};
+    /// use std::time::Duration;
+    /// use tower::{Layer, Service};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = ClusterClient::new(["redis://127.0.0.1:1/"])?;
+    /// // Connects in the background: a service starts whether or not there is a cluster.
+    /// let connection = client.get_pending_async_connection_with_config(ClusterConfig::new());
+    /// let guard = GuardLayer::builder().call_timeout(Duration::from_millis(20)).build()?;
+    /// let call: ClusterFuture = guard.layer(connection).call(Request::from(redis::cmd("GET").arg("k")));
+    /// assert!(call.await.is_err(), "nobody is there");
+    /// # Ok(()) }
+    /// ```
     pub struct ClusterFuture {
         #[pin]
         inner: <Stack as Service<Request>>::Future,

@@ -10,8 +10,9 @@
 //! is at home ask for a key after all.
 
 use std::{
+    net::SocketAddr,
     sync::{
-        Mutex, PoisonError, Weak,
+        Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -91,30 +92,28 @@ impl Probe {
 
     /// Whether `redis` may be made to look for the node: when it is at home, or when that cannot be known here, now and then.
     async fn may_be_fetched(&self) -> bool {
-        let is_home = match self.primary.address {
-            Some(address) => knock(address).await,
-            None => false,
+        let neighbour = match self.nodes.upgrade() {
+            Some(nodes) if nodes.lost.is_heard() => None,
+            // Before we knock: where nobody can answer, that takes all the time there is.
+            Some(nodes) if nodes.lost.may_guess(Instant::now()) => return true,
+            Some(nodes) => nodes.neighbour(&self.primary.name),
+            None => return false,
         };
+        let (is_home, is_heard) = tokio::join!(at(self.primary.address), at(neighbour));
         let Some(nodes) = self.nodes.upgrade() else {
             return false;
         };
-        if is_home {
+        if is_home || is_heard {
             nodes.lost.hear();
-            return nodes.lost.is_due(FETCH, Instant::now());
         }
-        let neighbour = nodes.neighbour(&self.primary.name);
-        if !nodes.lost.is_heard() {
-            drop(nodes);
-            if let Some(neighbour) = neighbour
-                && knock(neighbour).await
-                && let Some(nodes) = self.nodes.upgrade()
-            {
-                nodes.lost.hear();
-            }
-        }
-        let nodes = self.nodes.upgrade();
-        nodes
-            .is_some_and(|nodes| !nodes.lost.is_heard() && nodes.lost.is_due(GUESS, Instant::now()))
+        is_home && nodes.lost.is_due(FETCH, Instant::now())
+    }
+}
+
+async fn at(address: Option<SocketAddr>) -> bool {
+    match address {
+        Some(address) => knock(address).await,
+        None => false,
     }
 }
 
@@ -141,14 +140,24 @@ impl Lost {
         self.is_heard.load(Ordering::Relaxed)
     }
 
+    /// Nobody's knock was ever answered, and the last time, or the first question, is long ago.
+    fn may_guess(&self, now: Instant) -> bool {
+        self.fetched().get_or_insert(now);
+        !self.is_heard() && self.is_due(GUESS, now)
+    }
+
     /// Whether the last time is so long ago; then this is the last time.
     fn is_due(&self, gap: Duration, now: Instant) -> bool {
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.fetched();
         let is_due = fetched.is_none_or(|last| now.saturating_duration_since(last) >= gap);
         if is_due {
             *fetched = Some(now);
         }
         is_due
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -171,7 +180,14 @@ mod tests {
         assert!(lost.is_due(FETCH, now));
         assert!(!lost.is_due(FETCH, now + FETCH / 2));
         assert!(lost.is_due(FETCH, now + FETCH));
-        assert!(!lost.is_due(GUESS, now + FETCH * 2));
-        assert!(lost.is_due(GUESS, now + FETCH + GUESS));
+        let (lost, mut asked) = (Lost::default(), now);
+        assert!(!lost.may_guess(now), "the first question");
+        while !lost.may_guess(asked) {
+            asked += FETCH;
+        }
+        assert_eq!(asked - now, GUESS);
+        assert!(!lost.may_guess(now + GUESS + GUESS / 2));
+        lost.hear();
+        assert!(!lost.may_guess(now + GUESS * 9), "known to be away");
     }
 }
