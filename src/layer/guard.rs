@@ -137,7 +137,7 @@ impl GuardBuilder {
         self
     }
 
-    /// What closes the circuit. Default [`Probe::ping`].
+    /// What closes the circuit. Default [`Probe::ping`]. Around a cluster connection each node is asked for itself, and this gives the time of it.
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probe = probe;
         self
