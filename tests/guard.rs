@@ -17,8 +17,8 @@ use tower::{Layer, Service};
 
 use common::*;
 
-/// Five failures in a row open the circuit, each of a call that began after the last had failed: five deadlines, each kept with its grace.
-const TOLD_WITHIN: Duration = ms(5 * (250 + 10));
+/// The first deadline that passes, kept with its grace, and the probe's silence: then the circuit is open.
+const TOLD_WITHIN: Duration = ms(250 + 10 + 150);
 /// The probe's gap at its longest and half as much, its own time, and the ramp: recovery of a connection that is there again. What the connection
 /// itself takes to dial is its own affair, and comes on top: a manager waits up to its own timeouts.
 const BACK_WITHIN: Duration = ms(3000);
@@ -55,7 +55,8 @@ where
         report.failed_between(report.start(), onset - CALL_TIMEOUT),
         0
     );
-    let refused = refused_within(&report, onset, TOLD_WITHIN, healed);
+    let lag = report.lag().max_between(onset, onset + SECOND);
+    let refused = refused_within(&report, onset, TOLD_WITHIN + lag, healed);
     let refusal = refusals_p99(&report, onset + TOLD_WITHIN, healed);
     assert!(refusal <= ms(1), "refusals took {refusal:?}");
     let back = recovered_within(&report, healed, BACK_WITHIN);

@@ -1,8 +1,8 @@
 //! A circuit: one endpoint's breaker with its prober, and the handle by which people watch and force it.
 //!
 //! Owns [`Circuit`]. Promises: admitting costs a load while closed and a clone of an error made before while open; an outcome counts for the
-//! circuit that admitted it, and not for the one after; the prober runs while the circuit is open and at no other time, and ends with the
-//! last handle. Leaves deciding to [`machine`](super::machine), judging to [`judge`](super::judge). Fails with `CircuitOpen`.
+//! circuit that admitted it, and not for the one after; the prober runs while the circuit is open, and asks once where a call waited in vain and nobody was served
+//! meanwhile; it ends with the last handle. Leaves deciding to [`machine`](super::machine), judging to [`judge`](super::judge). Fails with `CircuitOpen`.
 
 use std::{
     fmt,
@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::watch, time::Instant};
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Phase,
     backoff::Backoff,
-    config::BreakerPolicy,
+    config::{BreakerPolicy, defaults},
     task::{Kept, Owned, spawn_owned},
     telemetry::{labels::Transition, metrics::Metrics, span},
 };
@@ -88,6 +89,10 @@ pub(super) struct Core {
     prober: Mutex<Option<Owned>>,
     /// A prober runs.
     kept: Arc<AtomicBool>,
+    /// Asks whether a silent endpoint is there at all.
+    doubter: Mutex<Option<Owned>>,
+    /// It runs.
+    doubted: Arc<AtomicBool>,
     refusal: Error,
     ramp: Error,
     endpoint: Arc<str>,
@@ -98,7 +103,19 @@ struct State {
     machine: Machine,
     /// When the last failure was counted: a failure that began before it is the same one.
     failed_at: Option<Instant>,
+    /// When an attempt was last served.
+    served_at: Option<Instant>,
 }
+
+impl State {
+    /// Whether nobody was served since.
+    fn is_silent_since(&self, since: Instant) -> bool {
+        self.served_at.is_none_or(|served| served < since)
+    }
+}
+
+/// A call that waited so long in vain puts its endpoint in doubt, and the probe is given as long to dispel it.
+const SILENCE: Duration = defaults::STALL_AFTER;
 
 /// The low bits of the word.
 const CLOSED: u64 = 0;
@@ -123,6 +140,7 @@ impl Circuit {
         let state = State {
             machine: Machine::new(policy.clone(), Instant::now()),
             failed_at: None,
+            served_at: None,
         };
         Self(Arc::new(Core {
             word: AtomicU64::new(CLOSED),
@@ -134,6 +152,8 @@ impl Circuit {
             probe,
             prober: Mutex::new(None),
             kept: Arc::new(AtomicBool::new(false)),
+            doubter: Mutex::new(None),
+            doubted: Arc::new(AtomicBool::new(false)),
             refusal: refusal("circuit is open"),
             ramp: refusal("circuit has just closed, admission is growing"),
             endpoint,
@@ -263,6 +283,7 @@ impl Core {
         if judgement == Judgement::Served {
             state.machine.on_calls(1, now);
             state.machine.on_link_success();
+            state.served_at = Some(now);
             return;
         }
         // Those who waited together for one dead connection are one failure in a row, and as many in the window.
@@ -282,7 +303,48 @@ impl Core {
             self.shift(&mut state, OPEN, Some(transition));
             drop(state);
             self.start_probing();
+        } else if now.saturating_duration_since(begun) >= SILENCE && state.is_silent_since(begun) {
+            drop(state);
+            self.doubt(word, begun);
         }
+    }
+
+    /// A call waited in vain while nobody else was served: the probe is asked whether the endpoint is there at all, and if it is silent too the
+    /// circuit opens. Who counts failures alone pays five deadlines for a black hole.
+    fn doubt(self: &Arc<Self>, word: u64, since: Instant) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut doubter = self.doubter.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(asking) = Kept::claim(&self.doubted) else {
+            return;
+        };
+        let (core, probe) = (Arc::downgrade(self), self.probe.clone());
+        *doubter = Some(spawn_owned(&runtime, async move {
+            let answer = tokio::time::timeout(SILENCE, probe()).await;
+            let Some(core) = core.upgrade() else { return };
+            if !answer.unwrap_or(false) {
+                core.condemn(word, since);
+            }
+            // Another call may be in doubt as soon as this is told.
+            drop(asking);
+        }));
+    }
+
+    /// Opens the circuit of `word`, unless somebody was served after all.
+    fn condemn(self: &Arc<Self>, word: u64, since: Instant) {
+        let mut state = self.lock();
+        let now = self.word.load(Ordering::Relaxed);
+        if generation(now) != generation(word)
+            || mode(now) > RAMPING
+            || !state.is_silent_since(since)
+        {
+            return;
+        }
+        state.machine.trip(Trip::Verdict, Instant::now());
+        self.shift(&mut state, OPEN, Some(Transition::Unresponsive));
+        drop(state);
+        self.start_probing();
     }
 
     /// Another mode, and another generation: what is under way counts no more.

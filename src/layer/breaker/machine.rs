@@ -19,7 +19,7 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 /// Why a circuit opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trip {
-    /// The supervisor knows that the endpoint is away.
+    /// The supervisor knows that the endpoint is away; where there is none, a call waited in vain, and then the probe.
     Verdict,
     /// Links or dials failed one after the other.
     Consecutive,

@@ -41,7 +41,9 @@ pub use probe::Probe;
 /// Refuses calls to a service that keeps failing, until a probe of its own is answered.
 ///
 /// Opens when at least half of twenty calls of the last ten seconds failed, or five failed in a row, each begun after the last
-/// had failed; what waited together for one dead connection is one failure in a row. A call that is dropped late counts as failed. While open
+/// had failed; what waited together for one dead connection is one failure in a row. And where a call waited in vain for 150 ms or more and
+/// none was served since it began, the probe is asked at once: if that is silent too, for 150 ms, the circuit opens. So a black hole costs
+/// its callers one deadline each. A call that is dropped late counts as failed. While open
 /// the [`Probe`] runs in the background, and user calls are refused with an error made before. After it, admission grows from a tenth.
 ///
 /// Each call of [`layer`](Layer::layer) makes a circuit of its own: [`Breaker::circuit`]. Put one around each endpoint.

@@ -24,6 +24,8 @@ const MS: Duration = Duration::from_millis(1);
 struct Server {
     down: Arc<AtomicBool>,
     silent: Arc<AtomicBool>,
+    /// Probes are answered and calls are not.
+    deaf: Arc<AtomicBool>,
     calls: Arc<AtomicU64>,
     probes: Arc<AtomicU64>,
 }
@@ -41,7 +43,7 @@ impl Server {
                     &server.calls
                 };
                 count.fetch_add(1, Relaxed);
-                if server.silent.load(Relaxed) {
+                if server.silent.load(Relaxed) || (server.deaf.load(Relaxed) && !is_probe) {
                     std::future::pending::<()>().await;
                 }
                 if server.down.load(Relaxed) {
@@ -104,6 +106,52 @@ async fn failures_open_it_probes_close_it_and_no_user_call_is_a_guinea_pig() {
     let probes = server.probes.load(Relaxed);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(server.probes.load(Relaxed), probes, "none while closed");
+}
+
+/// A black hole: a deadline, the probe's silence, and nobody waits any more.
+#[tokio::test(start_paused = true)]
+async fn one_call_in_vain_and_a_silent_probe_open_it() {
+    let server = Server::default();
+    let service = server.behind(BreakerPolicy::default());
+    assert!(call(&service).await.is_ok());
+    server.silent.store(true, Relaxed);
+    assert!(timeout(250 * MS, call(&service)).await.is_err());
+    let told = Instant::now();
+    let mut watch = service.circuit().watch();
+    assert_eq!(watch.changed().await, Some(CircuitState::Open));
+    assert!(told.elapsed() <= 151 * MS, "{:?}", told.elapsed());
+    assert!(
+        call(&service)
+            .await
+            .is_err_and(|error| error.is_circuit_open())
+    );
+    assert_eq!(server.calls.load(Relaxed), 2, "one was served, one in vain");
+}
+
+/// A slow command is no black hole: where the probe is answered, or another call was, nothing opens.
+#[tokio::test(start_paused = true)]
+async fn one_call_in_vain_opens_nothing_where_anybody_is_answered() {
+    let server = Server::default();
+    let service = server.behind(BreakerPolicy::default());
+    server.deaf.store(true, Relaxed);
+    assert!(timeout(250 * MS, call(&service)).await.is_err());
+    sleep(200 * MS).await;
+    assert_eq!(server.probes.load(Relaxed), 1, "it was asked");
+    assert_eq!(service.circuit().state(), CircuitState::Closed);
+    // Another call is served while this one waits: nobody is asked.
+    let (waited, ()) = tokio::join!(timeout(250 * MS, call(&service)), async {
+        sleep(100 * MS).await;
+        server.deaf.store(false, Relaxed);
+        assert!(call(&service).await.is_ok());
+    });
+    assert!(waited.is_err());
+    sleep(200 * MS).await;
+    assert_eq!(server.probes.load(Relaxed), 1);
+    // Nor where a call was given up early.
+    server.silent.store(true, Relaxed);
+    assert!(timeout(100 * MS, call(&service)).await.is_err());
+    sleep(200 * MS).await;
+    assert_eq!(server.probes.load(Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]
