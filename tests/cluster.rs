@@ -26,9 +26,8 @@ use common::*;
 
 type Guarded = ServiceConnection<ClusterGuard>;
 
-/// Five failures in a row open the circuit, each of a call that began after the last had failed: five deadlines, each kept with its grace
-/// and, where it is used, the machine's lag.
-const TOLD_WITHIN: Duration = ms(5 * (250 + 10));
+/// The first deadline that passes, kept with its grace, and the probe's silence: then the circuit is open.
+const TOLD_WITHIN: Duration = ms(250 + 10 + 150);
 /// A probe's gap at its longest and half as much, its own time, and the ramp.
 const BACK_WITHIN: Duration = ms(270 * 3 / 2 + 500 + 200);
 /// In which nobody else is served: what a refusal takes is not what the load on the others takes of the machine.
@@ -125,7 +124,7 @@ async fn a_black_holed_node_costs_its_callers_a_deadline_and_the_others_nothing(
     }
     always(&away);
     assert_eq!(away.failed_between(away.start(), onset - CALL_TIMEOUT), 0);
-    let told_within = TOLD_WITHIN + away.lag().max_between(onset, healed) * 5;
+    let told_within = TOLD_WITHIN + away.lag().max_between(onset, onset + SECOND);
     let refused = refused_within(&away, onset, told_within, healed);
     let refusal = refusals_p99(&away, alone, healed);
     assert!(refusal <= ms(1), "refusals took {refusal:?}");
@@ -198,6 +197,38 @@ async fn an_open_circuit_refuses_what_concerns_its_node_and_nothing_else() {
             .await
             .unwrap();
     }
+}
+
+/// Whose calls concern all nodes, and nobody says which was late: each is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_late_call_over_several_slots_finds_the_node_that_is_silent() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [one, silent, three] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded(&cluster, "several").await;
+    let mut connection = ServiceConnection::new(guard.clone());
+    let keys = [key_of(one), key_of(silent), key_of(three)];
+    let none: Vec<Option<u64>> = connection.mget(&keys).await.unwrap();
+    assert_eq!(none, [None; 3]);
+    silent.set(Mode::Blackhole);
+    let late: RedisResult<Value> = connection.mget(&keys).await;
+    assert!(Error::find_in(&late.unwrap_err()).unwrap().is_timeout());
+    until(|| state_of(&guard, silent) == CircuitState::Open).await;
+    let late: RedisResult<Value> = connection.mget(&keys).await;
+    assert!(is_refused(&late));
+    for node in [one, three] {
+        assert_eq!(state_of(&guard, node), CircuitState::Closed);
+        let _: Option<u64> = connection.get(key_of(node)).await.unwrap();
+    }
+    let none: Vec<Option<u64>> = connection.mget(&[&keys[0], &keys[2]]).await.unwrap();
+    assert_eq!(none, [None; 2]);
+    silent.set(Mode::Pass);
+    until(|| state_of(&guard, silent) == CircuitState::Closed).await;
+    let none: Vec<Option<u64>> = connection.mget(&keys).await.unwrap();
+    assert_eq!(none, [None; 3]);
 }
 
 /// `redis` hands out no slot, so its table of keys is ours a second time: here against the node that ran the command.

@@ -46,13 +46,13 @@ pub use self::budget::{Budget, BudgetLayer, Limited, Read, ReadBudget};
 pub use self::budget::{GrpcTimeout, Header};
 pub use self::fallback::{Fallback, FallbackFuture, FallbackLayer, cache_miss};
 pub use self::foreign::{Foreign, ForeignFuture};
-#[cfg(feature = "cluster")]
-pub(crate) use self::guard::Bounds;
 pub use self::guard::{Guard, GuardBuilder, GuardFuture, GuardLayer};
 pub use self::limit::{Limit, LimitFuture, LimitLayer};
 pub use self::retry::{Retry, RetryFuture, RetryLayer};
 pub use self::telemetry::{Telemetry, TelemetryFuture, TelemetryLayer};
 pub use self::timeout::{Timeout, TimeoutFuture, TimeoutLayer};
+#[cfg(feature = "cluster")]
+pub(crate) use self::{breaker::Under, guard::Bounds};
 pub use crate::net::reach::connect::{Connect, LinkConnector};
 
 /// What a layer can say of itself before it is called.

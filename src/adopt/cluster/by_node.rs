@@ -1,7 +1,8 @@
 //! Each call under the circuit of the node that it concerns.
 //!
 //! Owns [`ByNode`], which stands where a guard's breaker stands. Promises: an outcome counts for its node alone; what concerns several nodes
-//! is refused while one of them is away, and counts for none; what goes to no certain node passes. Leaves the map and the circuits to
+//! is refused while one of them is away, counts for all when it is served, and has each asked when it is not; what goes to no certain node
+//! passes. Leaves the map and the circuits to
 //! [`nodes`](super::nodes), time and caps to the layers above. Fails with `CircuitOpen`, and as the connection does.
 
 use std::{
@@ -12,10 +13,10 @@ use std::{
 use redis::cluster_async::ClusterConnection;
 use tower::Service;
 
-use super::nodes::{Nodes, Toll};
+use super::nodes::{Concerned, Nodes};
 use crate::{
     ConnectionService, Error, Reply, Request,
-    layer::{BreakerFuture, Foreign, ForeignFuture, Gate},
+    layer::{BreakerFuture, Foreign, ForeignFuture, Gate, Under},
 };
 
 /// A cluster connection, and the circuits of its nodes.
@@ -48,10 +49,12 @@ impl Service<Request> for ByNode {
 
     fn call(&mut self, request: Request) -> Self::Future {
         self.nodes.keep_reading();
-        match self.nodes.toll(&request) {
-            Toll::None => BreakerFuture::of(None, &mut self.inner, request),
-            Toll::One(circuit) => BreakerFuture::of(Some(&circuit), &mut self.inner, request),
-            Toll::Refused(refusal) => BreakerFuture::refused(refusal),
-        }
+        let concerned = self.nodes.concerned(&request);
+        let under = match &concerned {
+            Concerned::Nobody => Under::Nothing,
+            Concerned::One(circuit) => Under::One(circuit),
+            Concerned::Several(circuits) => Under::Several(circuits),
+        };
+        BreakerFuture::of(under, &mut self.inner, request)
     }
 }

@@ -56,7 +56,8 @@ impl Layer<ClusterConnection> for GuardLayer {
 /// - **One key, or keys of one slot**: that of the slot's primary, by the cluster's own map. It alone hears of the outcome. Where reads go to
 ///   replicas, a shard has one circuit: its primary's.
 /// - **Several slots** (`MGET`, `DEL` and their like, which `redis` splits) **or every primary** (`DBSIZE`, `FLUSHALL`, `PING`, …): refused while
-///   the circuit of any node concerned is open, for its outcome is known. Counts for none: nobody says which part was late.
+///   the circuit of any node concerned is open, for its outcome is known. Served, it counts for each of them; late, for none, because nobody
+///   says which part was, but each is asked whether it is there.
 /// - **No key** (`TIME`, `SCAN`, a script without keys): `redis` draws the node. Under no circuit; its deadline bounds it.
 /// - **A pipeline** goes as a whole to the first slot that it names, and is under that circuit.
 ///

@@ -5,7 +5,7 @@
 //! address; what is asked of the cluster has its deadline. Leaves routing to `redis`, refusing to the circuits. Fails never.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     sync::{
@@ -31,7 +31,7 @@ use super::{
     slots::{Primary, Slots},
 };
 use crate::{
-    Error, Request,
+    Request,
     layer::{BreakerLayer, Circuit},
     task::{Kept, Owned, spawn_owned},
 };
@@ -59,14 +59,11 @@ struct Node {
     circuit: Circuit,
 }
 
-/// What a call has to pass.
-pub(super) enum Toll {
-    /// Nothing.
-    None,
-    /// The circuit of the one node that it concerns.
+/// The circuits of the nodes that a call concerns.
+pub(super) enum Concerned {
+    Nobody,
     One(Circuit),
-    /// It cannot: a node that it concerns is away.
-    Refused(Error),
+    Several(Vec<Circuit>),
 }
 
 /// How often it is looked whether the map should be read.
@@ -93,16 +90,22 @@ impl Nodes {
         }
     }
 
-    pub(super) fn toll(&self, request: &Request) -> Toll {
+    pub(super) fn concerned(&self, request: &Request) -> Concerned {
         let map = self.map.load();
-        let refused = |circuit: Option<&Circuit>| circuit.and_then(Circuit::refusal);
-        let refusal = match place(request.packed()) {
-            Place::Anywhere => None,
-            Place::Slot(slot) => return map.at(slot).cloned().map_or(Toll::None, Toll::One),
-            Place::Everywhere => map.nodes.iter().find_map(|node| node.circuit.refusal()),
-            Place::Slots(slots) => slots.into_iter().find_map(|slot| refused(map.at(slot))),
-        };
-        refusal.map_or(Toll::None, Toll::Refused)
+        let circuit = |node: &Node| node.circuit.clone();
+        match place(request.packed()) {
+            Place::Anywhere => Concerned::Nobody,
+            Place::Slot(slot) => map
+                .at(slot)
+                .map_or(Concerned::Nobody, |node| Concerned::One(circuit(node))),
+            Place::Everywhere => Concerned::Several(map.nodes.iter().map(circuit).collect()),
+            Place::Slots(slots) => {
+                let owners = slots.into_iter().filter_map(|slot| map.slots.owner(slot));
+                let owners: BTreeSet<usize> = owners.collect();
+                let nodes = owners.into_iter().filter_map(|owner| map.nodes.get(owner));
+                Concerned::Several(nodes.map(circuit).collect())
+            }
+        }
     }
 
     /// The circuits by the names of their nodes, in the order of their slots.
@@ -115,7 +118,8 @@ impl Nodes {
     }
 
     pub(super) fn circuit_at(&self, slot: u16) -> Option<Circuit> {
-        self.map.load().at(slot).cloned()
+        let map = self.map.load();
+        map.at(slot).map(|node| node.circuit.clone())
     }
 
     /// Starts reading the map where nobody does. Where there is no runtime, the next call inside one starts it.
@@ -185,9 +189,8 @@ impl Nodes {
 }
 
 impl Map {
-    fn at(&self, slot: u16) -> Option<&Circuit> {
-        let node = self.nodes.get(self.slots.owner(slot)?)?;
-        Some(&node.circuit)
+    fn at(&self, slot: u16) -> Option<&Node> {
+        self.nodes.get(self.slots.owner(slot)?)
     }
 
     fn should_be_read(&self) -> bool {

@@ -309,6 +309,15 @@ impl Core {
         }
     }
 
+    /// An attempt that several circuits admitted has failed, and nobody says by whose endpoint: counted for none, but in doubt.
+    pub(super) fn suspect(self: &Arc<Self>, word: u64, begun: Instant, now: Instant) {
+        let is_same = generation(self.word.load(Ordering::Relaxed)) == generation(word);
+        let has_waited = now.saturating_duration_since(begun) >= SILENCE;
+        if is_same && has_waited && self.lock().is_silent_since(begun) {
+            self.doubt(word, begun);
+        }
+    }
+
     /// A call waited in vain while nobody else was served: the probe is asked whether the endpoint is there at all, and if it is silent too the
     /// circuit opens. Who counts failures alone pays five deadlines for a black hole.
     fn doubt(self: &Arc<Self>, word: u64, since: Instant) {

@@ -26,10 +26,14 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use self::{judge::judge, permit::Permit, probe::ProbeFn};
+use self::{
+    judge::{Judgement, judge},
+    permit::Permit,
+    probe::ProbeFn,
+};
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
-    BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults,
+    BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults, deadline::Deadline,
     telemetry::metrics::Metrics,
 };
 
@@ -208,7 +212,59 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        BreakerFuture::of(Some(&self.circuit), &mut self.inner, request)
+        BreakerFuture::of(Under::One(&self.circuit), &mut self.inner, request)
+    }
+}
+
+/// Whose word a call needs.
+pub(crate) enum Under<'a> {
+    /// Nobody's: it passes, and nobody hears of its outcome.
+    #[cfg(feature = "cluster")]
+    Nothing,
+    One(&'a Circuit),
+    /// That of each. Served, it counts for all; failed, for none, but each has its endpoint asked whether it is there.
+    #[cfg(feature = "cluster")]
+    Several(&'a [Circuit]),
+}
+
+/// What those have given.
+enum Leave {
+    One(Permit),
+    #[cfg(feature = "cluster")]
+    Several(Vec<Permit>),
+}
+
+impl Leave {
+    fn of(under: Under<'_>, deadline: Option<Deadline>) -> Result<Self, Error> {
+        let admit = |circuit: &Circuit| Ok(circuit.admit()?.with_deadline(deadline));
+        match under {
+            Under::One(circuit) => admit(circuit).map(Self::One),
+            #[cfg(feature = "cluster")]
+            Under::Nothing => Ok(Self::Several(Vec::new())),
+            #[cfg(feature = "cluster")]
+            Under::Several(circuits) => {
+                let permits = circuits.iter().map(|circuit| Ok(admit(circuit)?.shared()));
+                permits.collect::<Result<_, _>>().map(Self::Several)
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        match self {
+            Self::One(permit) => permit.begin(),
+            #[cfg(feature = "cluster")]
+            Self::Several(permits) => permits.iter_mut().for_each(Permit::begin),
+        }
+    }
+
+    fn judge(&mut self, judgement: Judgement) {
+        match self {
+            Self::One(permit) => permit.judge(judgement),
+            #[cfg(feature = "cluster")]
+            Self::Several(permits) => permits
+                .iter_mut()
+                .for_each(|permit| permit.judge(judgement)),
+        }
     }
 }
 
@@ -240,7 +296,7 @@ pin_project! {
         Admitted {
             #[pin]
             inner: F,
-            permit: Option<Permit>,
+            leave: Leave,
         },
         Refused {
             refusal: Error,
@@ -249,26 +305,18 @@ pin_project! {
 }
 
 impl<F> BreakerFuture<F> {
-    /// A call of `inner` under `circuit`; under none it passes, and nobody hears of its outcome.
-    pub(crate) fn of<S>(circuit: Option<&Circuit>, inner: &mut S, request: Request) -> Self
+    /// A call of `inner` under these circuits.
+    pub(crate) fn of<S>(under: Under<'_>, inner: &mut S, request: Request) -> Self
     where
         S: Service<Request, Future = F>,
     {
-        let permit = match circuit.map(Circuit::admit).transpose() {
-            Ok(permit) => permit,
-            Err(refusal) => return Self::refused(refusal),
+        let stage = match Leave::of(under, request.deadline()) {
+            Ok(leave) => Stage::Admitted {
+                leave,
+                inner: inner.call(request),
+            },
+            Err(refusal) => Stage::Refused { refusal },
         };
-        let deadline = request.deadline();
-        let stage = Stage::Admitted {
-            permit: permit.map(|permit| permit.with_deadline(deadline)),
-            inner: inner.call(request),
-        };
-        Self { stage }
-    }
-
-    /// A call that goes no further.
-    pub(crate) fn refused(refusal: Error) -> Self {
-        let stage = Stage::Refused { refusal };
         Self { stage }
     }
 }
@@ -281,14 +329,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().stage.project() {
-            Staged::Admitted { inner, permit } => {
-                if let Some(permit) = permit {
-                    permit.begin();
-                }
+            Staged::Admitted { inner, leave } => {
+                leave.begin();
                 let result = ready!(inner.poll(cx));
-                if let Some(permit) = permit {
-                    permit.judge(judge(result.as_ref()));
-                }
+                leave.judge(judge(result.as_ref()));
                 Poll::Ready(result)
             }
             Staged::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
@@ -299,11 +343,9 @@ where
 impl<F: Expire> Expire for BreakerFuture<F> {
     fn expire(self: Pin<&mut Self>) -> Error {
         match self.project().stage.project() {
-            Staged::Admitted { inner, permit } => {
+            Staged::Admitted { inner, leave } => {
                 let error = inner.expire();
-                if let Some(permit) = permit {
-                    permit.judge(judge(Err(&error)));
-                }
+                leave.judge(judge(Err(&error)));
                 error
             }
             Staged::Refused { refusal } => refusal.clone(),

@@ -15,6 +15,8 @@ pub(crate) struct Permit {
     core: Arc<Core>,
     word: u64,
     in_ramp: bool,
+    /// Other circuits have admitted the same attempt: it may fail by their endpoints.
+    is_shared: bool,
     /// Since it was first polled, until it is judged.
     begun: Option<Instant>,
     patience: Duration,
@@ -26,6 +28,7 @@ impl Permit {
             core,
             word,
             in_ramp,
+            is_shared: false,
             begun: None,
             patience: defaults::STALL_AFTER,
         }
@@ -39,6 +42,12 @@ impl Permit {
         self
     }
 
+    /// One of several.
+    pub(super) fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self
+    }
+
     pub(super) fn begin(&mut self) {
         if self.begun.is_none() {
             self.begun = Some(Instant::now());
@@ -48,7 +57,11 @@ impl Permit {
     pub(super) fn judge(&mut self, judgement: Judgement) {
         if let Some(begun) = self.begun.take() {
             let now = Instant::now();
-            self.core.record(self.word, begun, judgement, now);
+            if self.is_shared && judgement == Judgement::Failed {
+                self.core.suspect(self.word, begun, now);
+            } else {
+                self.core.record(self.word, begun, judgement, now);
+            }
         }
     }
 }
