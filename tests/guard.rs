@@ -11,8 +11,10 @@ use holdfast_lab::{Mode, Proxy, server_or_skip};
 use redis_holdfast::layer::{CircuitState, Guard, GuardLayer};
 use redis_holdfast::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis_holdfast::redis::{self, AsyncCommands};
-use redis_holdfast::{ConnectionService, PoolService, Reply, Request, ServiceConnection};
-use tokio::time::{Instant, sleep};
+use redis_holdfast::{
+    ConnectionService, ErrorKind, PoolService, Reply, Request, ServiceConnection,
+};
+use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service};
 
 use common::*;
@@ -124,6 +126,53 @@ async fn a_pools_connection_that_was_late_is_closed_and_never_lent_again() {
         let found: i64 = connection.get("late").await.unwrap();
         assert_eq!(found, turn, "somebody else's reply");
     }
+}
+
+/// H20: by itself a pool hands on a database that was selected, and a connection on which somebody no longer waits for an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_hands_on_by_itself_it_does_not_hand_on_under_guard() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let proxy = Proxy::start(server.addr()).await.unwrap();
+    let stock = pool(&proxy);
+    let mut first = stock.get().await.unwrap();
+    let select = redis::cmd("SELECT").arg(3).to_owned();
+    let () = select.query_async(&mut first).await.unwrap();
+    drop(first);
+    let mut next = stock.get().await.unwrap();
+    assert_eq!(database(&mut next).await, 3, "the trap");
+    let wait = redis::cmd("BLPOP").arg("nobody").arg(0).to_owned();
+    let dropped = timeout(ms(50), wait.query_async::<redis::Value>(&mut next));
+    assert!(dropped.await.is_err());
+    drop(next);
+    assert!(
+        timeout(CALL_TIMEOUT, stock.get()).await.is_err(),
+        "the trap"
+    );
+
+    let pool = pool(&proxy);
+    let mut guarded = ServiceConnection::new(guard("handed-on", PoolService::new(pool.clone())));
+    for harmful in [select, wait] {
+        let refused: redis::RedisResult<redis::Value> = harmful.query_async(&mut guarded).await;
+        let error = refused.unwrap_err();
+        let ours = redis_holdfast::Error::find_in(&error).unwrap();
+        assert_eq!(ours.kind(), ErrorKind::Refused, "{ours}");
+    }
+    assert_eq!(database(&mut guarded).await, 0);
+    let sleep = redis::cmd("DEBUG").arg("SLEEP").arg("0.1").to_owned();
+    let dropped = timeout(ms(50), sleep.query_async::<redis::Value>(&mut guarded));
+    assert!(dropped.await.is_err());
+    assert_eq!(pool.status().size, 0, "it was kept");
+    assert_eq!(database(&mut guarded).await, 0, "somebody else's reply");
+}
+
+/// The database that the connection's commands are for, by the server's word.
+async fn database(connection: &mut impl ConnectionLike) -> u32 {
+    let info = redis::cmd("CLIENT").arg("INFO").to_owned();
+    let info: String = info.query_async(connection).await.unwrap();
+    let db = info.split(' ').find_map(|field| field.strip_prefix("db="));
+    db.unwrap().parse().unwrap()
 }
 
 /// Under guard and bare, the same values and the same words.

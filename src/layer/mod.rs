@@ -15,6 +15,8 @@ pub(crate) mod telemetry;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timeout;
+#[cfg(test)]
+mod traps;
 
 use std::{
     fmt,

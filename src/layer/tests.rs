@@ -86,7 +86,7 @@ fn patient() -> GuardBuilder {
 }
 
 /// Every retry is paid for: the floor is one in 10 ms.
-fn rich() -> RetryPolicy {
+pub(super) fn rich() -> RetryPolicy {
     RetryPolicy::default()
         .floor_per_second(100)
         .backoff(11 * MS, 12 * MS)
