@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use holdfast_lab::server_or_skip;
 use redis_holdfast::layer::GuardLayer;
-use redis_holdfast::redis::{self, Value, aio::ConnectionLike};
+use redis_holdfast::redis::{self, AsyncCommands, Value, aio::ConnectionLike};
 use redis_holdfast::{Client, Error, Reply, Request, ServiceConnection};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, Service, service_fn};
@@ -61,6 +61,47 @@ fn through_connection(mut connection: impl ConnectionLike) -> usize {
     region.change().allocations
 }
 
+/// Allocations of a `GET` that is served: as users write it, and below that, in `req_packed_command`.
+async fn of_a_get(mut connection: impl AsyncCommands) -> [f64; 2] {
+    let mut get = redis::cmd("GET");
+    get.arg("key");
+    let () = connection.set("key", "value").await.unwrap();
+    connection.req_packed_command(&get).await.unwrap();
+    let region = Region::new(COUNTED);
+    for _ in 0..CALLS {
+        let found: String = connection.get("key").await.unwrap();
+        assert_eq!(found, "value");
+    }
+    let written = region.change().allocations;
+    let region = Region::new(COUNTED);
+    for _ in 0..CALLS {
+        connection.req_packed_command(&get).await.unwrap();
+    }
+    let below = region.change().allocations;
+    [written, below].map(|count| count as f64 / CALLS as f64)
+}
+
+/// H19: what is above `req_packed_command` is redis' own, whoever is below; there we need less than its connection does.
+async fn beside_bare() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let client = Client::builder(&server.url()).unwrap().build().unwrap();
+    client.wait_ready(Duration::from_secs(5)).await.unwrap();
+    let bare = redis::Client::open(server.url()).unwrap();
+    let bare = bare.get_multiplexed_async_connection().await.unwrap();
+    let (ours, bare) = (of_a_get(client).await, of_a_get(bare).await);
+    println!(
+        "FIGURE allocations of a served GET: {:.1} through AsyncCommands and {:.1} in req_packed_command, where bare takes {:.1} and {:.1}",
+        ours[0], ours[1], bare[0], bare[1]
+    );
+    assert!(bare[0] >= 7.0 && bare[1] >= 4.0, "no longer so: {bare:?}");
+    assert!(
+        ours[1] < bare[1] && ours[0] < bare[0],
+        "{ours:?} of {bare:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_refusal_allocates_next_to_nothing() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -101,6 +142,7 @@ async fn a_refusal_allocates_next_to_nothing() {
         link <= 4 * CALLS && guarded <= 4 * CALLS,
         "{link}, {guarded} in {CALLS} refusals"
     );
+    beside_bare().await;
     served().await;
 }
 
