@@ -88,8 +88,9 @@ pub(super) const RAMP_DOUBLING_LEGAL: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(10);
 /// An endpoint that serves probes and fails calls gets a pause that probes cannot end.
 pub(crate) const FLAP_OPEN_FIRST: Duration = Duration::from_millis(500);
-/// Longer than this, and users wait for us rather than for Redis.
-pub(crate) const FLAP_OPEN_CAP: Duration = Duration::from_secs(10);
+/// Longer than this, and users wait for us rather than for Redis. An overload that has ended is to be over within five seconds: half of one
+/// until the circuit opens for the last time, this rest, a probe gap, the ramp, and one for a slow machine.
+pub(crate) const FLAP_OPEN_CAP: Duration = Duration::from_secs(3);
 pub(super) const FLAP_OPEN_LEGAL: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(600);
 

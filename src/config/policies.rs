@@ -119,7 +119,7 @@ impl BreakerPolicy {
     }
 
     /// How long the circuit stays open, whatever probes say, when an endpoint that served them failed calls again: `first`, doubled up to
-    /// `cap`. Default 500 ms and 10 s; legal from 10 ms to 10 min, `first` ≤ `cap`.
+    /// `cap`. Default 500 ms and 3 s; legal from 10 ms to 10 min, `first` ≤ `cap`.
     #[must_use]
     pub fn flap_open(mut self, first: Duration, cap: Duration) -> Self {
         self.flap_open = (first, cap);
