@@ -44,7 +44,12 @@ impl Plan {
             base: random.u32(CAPACITY * 6 / 10..=CAPACITY * 8 / 10),
             // The breaker's window has another phase, and more or less in it, each time.
             before: LOOK + ms(random.u64(0..2000)),
-            overload: if is_full() { SECOND * 10 } else { SECOND * 3 },
+            // Ten seconds, and more: that it is over must not hang on when the circuit happened to open for the last time.
+            overload: if is_full() {
+                SECOND * 10 + ms(random.u64(0..5000))
+            } else {
+                SECOND * 3
+            },
         }
     }
 }
