@@ -4,7 +4,7 @@
 //! that makes no call holds nothing. Leaves whose reply is whose to the storm. The clock is paused.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -94,39 +94,41 @@ async fn dropper(mut stack: Stack, tally: Arc<Tally>) {
         let (waiting, ramping) = stack.route().held();
         tally.waiting.fetch_max(waiting as u64, Relaxed);
         tally.ramping.fetch_max(ramping as u64, Relaxed);
-        if polls == 0 {
-            drop(call);
-            tally.dropped.fetch_add(1, Relaxed);
-            continue;
-        }
-        // Woken or not: some are polled without having been, some wait for it until their deadline.
-        let ended = if fastrand::bool() {
-            let mut call = Box::pin(call);
-            for _ in 1..polls {
-                if is_over(&mut call) {
-                    break;
-                }
-                tokio::task::yield_now().await;
+        let ended = match polls {
+            0 => {
+                drop(call);
+                None
             }
-            None
-        } else {
-            for_polls(call, polls).await
+            _ if fastrand::bool() => for_turns(call, polls).await,
+            _ => for_polls(call, polls).await,
         };
         match ended {
-            None => drop(tally.dropped.fetch_add(1, Relaxed)),
             Some(ended) => tally.count(ended.err().map(|error| error.kind())),
+            None => {
+                tally.dropped.fetch_add(1, Relaxed);
+            }
         }
         // In a hurry as a rule; the paused clock goes on only where nobody has anything to do.
-        if fastrand::u8(0..8) == 0 {
+        if polls > 0 && fastrand::u8(0..8) == 0 {
             sleep(Duration::from_millis(fastrand::u64(0..400))).await;
         }
     }
 }
 
-/// Polls `call` as one does whom nobody has woken.
-fn is_over<F: Future>(call: &mut Pin<Box<F>>) -> bool {
-    let mut context = Context::from_waker(Waker::noop());
-    call.as_mut().poll(&mut context).is_ready()
+/// As [`for_polls`], but one poll at each turn of the runtime, woken or not.
+async fn for_turns<F: Future>(call: F, polls: u32) -> Option<F::Output> {
+    let mut call = pin!(call);
+    for _ in 0..polls {
+        if let Poll::Ready(ended) = poll_unwoken(call.as_mut()) {
+            return Some(ended);
+        }
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+fn poll_unwoken<F: Future>(call: Pin<&mut F>) -> Poll<F::Output> {
+    call.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Silence long enough to open the circuit, and times in which it closes again; what is cut and late comes beside.
