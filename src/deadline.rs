@@ -47,7 +47,7 @@ impl Deadline {
     pub(crate) fn starting(start: Instant, timeout: Duration) -> Self {
         Self {
             start,
-            at: start.checked_add(timeout).unwrap_or(start + FAR),
+            at: start.checked_add(timeout).unwrap_or_else(|| start + FAR),
         }
     }
 
@@ -66,6 +66,11 @@ impl Deadline {
     /// How long the call may take in all.
     pub(crate) fn timeout(&self) -> Duration {
         self.at.saturating_duration_since(self.start)
+    }
+
+    /// Whether the call may take no time at all.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.at <= self.start
     }
 
     /// How long the call has run at `now`.

@@ -188,7 +188,7 @@ where
             if watch.is_kept(cx.waker()) {
                 return Poll::Pending;
             }
-        } else if this.deadline.timeout().is_zero() {
+        } else if this.deadline.is_spent() {
             // Late before it begins: not a byte of it may leave.
             return Poll::Ready(Err(this.inner.expire()));
         }
