@@ -333,7 +333,7 @@ impl<C: Dial> Routed<C> {
             return None;
         }
         if read.read_from != ReadFrom::Replica {
-            self.ask_primary(read, sent);
+            self.ask_primary(*read, sent);
             return None;
         }
         Some(last.map_err(|error| {
@@ -361,7 +361,7 @@ impl<C: Dial> Routed<C> {
         }
         match next {
             Some((replica, channel)) => self.ask(read, replica, channel, true),
-            None => self.ask_primary(read, true),
+            None => self.ask_primary(*read, true),
         }
         true
     }
@@ -387,7 +387,7 @@ impl<C: Dial> Routed<C> {
         self.read = Some(read);
     }
 
-    fn ask_primary(&mut self, mut read: Box<Read<C>>, sent: bool) {
+    fn ask_primary(&mut self, mut read: Read<C>, sent: bool) {
         read.count(sent);
         self.stage = Stage::Asked(again(read.route.primary.call(read.request), sent));
     }

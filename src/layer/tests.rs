@@ -228,6 +228,32 @@ async fn a_foreign_services_readiness_is_inside_the_deadline_and_idle_clones_hol
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_below_another_counts_from_its_own_call() {
+    let slow = service_fn(|_: Request| async {
+        sleep(60 * MS).await;
+        Ok::<_, Error>(Reply::from(Value::Okay))
+    });
+    let attempt = TimeoutLayer::new(100 * MS).layer(slow);
+    let late = service_fn(move |request: Request| {
+        let attempt = attempt.clone();
+        async move {
+            sleep(60 * MS).await;
+            attempt.oneshot(request).await
+        }
+    });
+    let whole = |timeout| {
+        TelemetryLayer::new("below").layer(TimeoutLayer::new(timeout).layer(late.clone()))
+    };
+    assert!(whole(1_000 * MS).oneshot(get()).await.is_ok());
+    assert!(
+        whole(110 * MS)
+            .oneshot(get())
+            .await
+            .is_err_and(|error| error.is_timeout())
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn by_hand_with_a_foreign_layer_on_every_side() {
     let server = Server::default();
     let build = || {

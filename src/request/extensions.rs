@@ -25,6 +25,10 @@ use std::{
 pub struct Extensions(Vec<(TypeId, Arc<dyn Any + Send + Sync>)>);
 
 impl Extensions {
+    pub(super) const fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// Attaches `value`, in place of any other of its type.
     pub fn insert<T: Any + Send + Sync>(&mut self, value: T) {
         let id = TypeId::of::<T>();

@@ -53,11 +53,35 @@ pub struct Request {
     command: &'static Command,
     effect: Effect,
     reads: bool,
-    refusal: Option<&'static str>,
+    time: Time,
+    rare: Option<Box<Rare>>,
+}
+
+/// What the layers above have read off the clock.
+#[derive(Clone, Copy)]
+enum Time {
+    Unread,
+    /// The call began then, and has no deadline yet.
+    Begun(Instant),
+    Due(Deadline),
+}
+
+/// What few requests carry, in a box of its own: every layer moves the request.
+#[derive(Clone, Default)]
+struct Rare {
     timeout: Option<Duration>,
-    begun: Option<Instant>,
-    deadline: Option<Deadline>,
+    refusal: Option<&'static str>,
     extensions: Extensions,
+}
+
+impl Rare {
+    fn refused(why: Option<&'static str>) -> Option<Box<Self>> {
+        let rare = |why| Self {
+            refusal: Some(why),
+            ..Self::default()
+        };
+        why.map(rare).map(Box::new)
+    }
 }
 
 /// The replies a request is owed: the first `skip` are read and dropped, the next `count` are its answer.
@@ -98,48 +122,62 @@ impl Request {
     /// is: zero ends the call in its first poll, and what is beyond the clock's range is as good as never.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.rare_mut().timeout = Some(timeout);
         self
     }
 
     /// The timeout given by [`with_timeout`](Self::with_timeout).
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.timeout
+        self.rare.as_ref()?.timeout
     }
 
     /// Values that layers attached to this request.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
-        &self.extensions
+        static NONE: Extensions = Extensions::none();
+        self.rare.as_ref().map_or(&NONE, |rare| &rare.extensions)
     }
 
     /// Values for the layers below, to read or change.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
-        &mut self.extensions
+        &mut self.rare_mut().extensions
+    }
+
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// Takes away what layers attached to it.
-    pub(crate) fn detach(&mut self) -> Extensions {
-        std::mem::take(&mut self.extensions)
+    pub(crate) fn detach(&mut self) -> Option<Extensions> {
+        Some(self.rare.take()?.extensions)
     }
 
-    /// When the call began, if a layer above has looked at the clock already.
+    /// When the call began, if a layer above has looked at the clock already. Under a deadline a call begins anew with each layer that
+    /// asks: its attempts do not share the time of the first.
     pub(crate) fn begun(&self) -> Option<Instant> {
-        self.begun
+        match self.time {
+            Time::Begun(at) => Some(at),
+            Time::Unread | Time::Due(_) => None,
+        }
     }
 
     pub(crate) fn begin(&mut self, now: Instant) {
-        self.begun = Some(now);
+        if !matches!(self.time, Time::Due(_)) {
+            self.time = Time::Begun(now);
+        }
     }
 
     /// The deadline that the timeout layer gave it.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
-        self.deadline
+        match self.time {
+            Time::Due(deadline) => Some(deadline),
+            Time::Unread | Time::Begun(_) => None,
+        }
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
-        self.deadline = Some(deadline);
+        self.time = Time::Due(deadline);
     }
 
     pub(crate) fn with_deadline(mut self, deadline: Deadline) -> Self {
@@ -169,7 +207,7 @@ impl Request {
 
     /// Why this request may not ride a shared connection, if it may not.
     pub(crate) fn refusal(&self) -> Option<&'static str> {
-        self.refusal
+        self.rare.as_ref()?.refusal
     }
 
     /// The slice of a pipeline's replies that redis' `ConnectionLike` asks for.
@@ -178,7 +216,8 @@ impl Request {
         let replies = pipeline.len() + if pipeline.is_transaction() { 2 } else { 0 };
         if skip.saturating_add(count) != replies {
             // One reply too few or too many would give every later caller somebody else's.
-            request.refusal = Some("offset and count do not add up to the pipeline's replies");
+            request.rare_mut().refusal =
+                Some("offset and count do not add up to the pipeline's replies");
         }
         request
     }
@@ -192,11 +231,8 @@ impl Request {
             command: verdict.command,
             effect: verdict.effect,
             reads: verdict.reads,
-            refusal: verdict.refusal,
-            timeout: None,
-            begun: None,
-            deadline: None,
-            extensions: Extensions::default(),
+            time: Time::Unread,
+            rare: Rare::refused(verdict.refusal),
         }
     }
 }
@@ -215,11 +251,8 @@ impl From<&Cmd> for Request {
             command: verdict.command,
             effect: verdict.effect,
             reads: verdict.reads,
-            refusal: verdict.refusal,
-            timeout: None,
-            begun: None,
-            deadline: None,
-            extensions: Extensions::default(),
+            time: Time::Unread,
+            rare: Rare::refused(verdict.refusal),
         }
     }
 }
@@ -265,7 +298,7 @@ impl fmt::Debug for Request {
         f.debug_struct("Request")
             .field("command", &self.command.name)
             .field("bytes", &self.packed.len())
-            .field("timeout", &self.timeout)
+            .field("timeout", &self.timeout())
             .finish()
     }
 }
