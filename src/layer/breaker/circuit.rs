@@ -110,7 +110,7 @@ struct State {
 impl State {
     /// Whether nobody was served since.
     fn is_silent_since(&self, since: Instant) -> bool {
-        self.served_at.is_none_or(|served| served < since)
+        self.served_at.is_none_or(|served| served <= since)
     }
 }
 
