@@ -17,8 +17,8 @@ use crate::{
     BreakerPolicy, Config, ConfigBuilder, ConfigError, Error, ErrorKind, Health, HealthState,
     HealthWatch, Phase, ReadFrom, Request, RetryPolicy, SentinelPolicy, Sentinels,
     adopt::{
-        answer::{Answer, Answers},
         service_connection::empty,
+        value_future::{ValueFuture, ValuesFuture},
     },
     channel::Sources,
     config::defaults,
@@ -434,7 +434,7 @@ impl HealthCell {
 impl<C: Connect> ConnectionLike for Client<C> {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let reply = self.service.call(Request::from(cmd));
-        Box::pin(Answer::of(reply))
+        Box::pin(ValueFuture::of(reply))
     }
 
     fn req_packed_commands<'a>(
@@ -447,7 +447,7 @@ impl<C: Connect> ConnectionLike for Client<C> {
             return Box::pin(ready(Err(empty)));
         }
         let reply = self.service.call(Request::slice(pipeline, offset, count));
-        Box::pin(Answers::of(reply, pipeline))
+        Box::pin(ValuesFuture::of(reply, pipeline))
     }
 
     fn get_db(&self) -> i64 {

@@ -3,7 +3,6 @@
 //! Owns [`RedisConnector`], [`ConnectionService`], `PoolService`, `ClusterGuard` and [`ServiceConnection`]. Implements the traits of
 //! [`net::reach`](crate::net::reach), of `tower` and of `redis`; leaves resilience to `layer` and `channel`.
 
-pub(crate) mod answer;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod connection;
@@ -12,6 +11,7 @@ mod pool;
 mod redis_connector;
 pub(crate) mod service_connection;
 mod unpack;
+pub(crate) mod value_future;
 
 #[cfg(feature = "cluster")]
 pub use cluster::{ClusterFuture, ClusterGuard};

@@ -8,7 +8,7 @@ use std::future::{poll_fn, ready};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
 use tower::Service;
 
-use super::answer::{Answer, Answers};
+use super::value_future::{ValueFuture, ValuesFuture};
 use crate::{Error, Reply, Request};
 
 /// A stack of layers as a [`redis::aio::ConnectionLike`]: `AsyncCommands`, pipelines and scripts run on top of any
@@ -90,7 +90,7 @@ where
 {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         let reply = self.ask(Request::from(cmd));
-        Box::pin(Answer::of(reply))
+        Box::pin(ValueFuture::of(reply))
     }
 
     fn req_packed_commands<'a>(
@@ -103,7 +103,7 @@ where
             return Box::pin(ready(Err(empty)));
         }
         let reply = self.ask(Request::slice(pipeline, offset, count));
-        Box::pin(Answers::of(reply, pipeline))
+        Box::pin(ValuesFuture::of(reply, pipeline))
     }
 
     fn get_db(&self) -> i64 {

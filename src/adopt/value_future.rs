@@ -1,6 +1,6 @@
 //! The futures of `redis`' traits around a call of ours.
 //!
-//! Owns [`Answer`] and [`Answers`]. Promises: they are as large as the call they hold, where an `async` block around it would hold it
+//! Owns [`ValueFuture`] and [`ValuesFuture`]. Promises: they are as large as the call they hold, where an `async` block around it would hold it
 //! twice, before it is polled and after: what a call allocates stays small. Leave everything else to the call. Fail as it does, in
 //! `redis`' own type.
 
@@ -17,19 +17,19 @@ use crate::{Error, Reply};
 
 pin_project! {
     /// A command's value.
-    pub(crate) struct Answer<F> {
+    pub(crate) struct ValueFuture<F> {
         #[pin]
         call: F,
     }
 }
 
-impl<F> Answer<F> {
+impl<F> ValueFuture<F> {
     pub(crate) fn of(call: F) -> Self {
         Self { call }
     }
 }
 
-impl<F> Future for Answer<F>
+impl<F> Future for ValueFuture<F>
 where
     F: Future<Output = Result<Reply, Error>>,
 {
@@ -43,20 +43,20 @@ where
 
 pin_project! {
     /// A pipeline's values.
-    pub(crate) struct Answers<'a, F> {
+    pub(crate) struct ValuesFuture<'a, F> {
         #[pin]
         call: F,
         pipeline: &'a Pipeline,
     }
 }
 
-impl<'a, F> Answers<'a, F> {
+impl<'a, F> ValuesFuture<'a, F> {
     pub(crate) fn of(call: F, pipeline: &'a Pipeline) -> Self {
         Self { call, pipeline }
     }
 }
 
-impl<F> Future for Answers<'_, F>
+impl<F> Future for ValuesFuture<'_, F>
 where
     F: Future<Output = Result<Reply, Error>>,
 {
