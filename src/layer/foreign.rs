@@ -131,12 +131,17 @@ where
 {
     type Output = Result<Reply, Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut stage = self.project().stage;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
+            let this = self.as_mut().project();
+            let mut stage = this.stage;
             let result = match stage.as_mut().project() {
                 Staged::Waiting { service, request } => match ready!(service.poll_ready(cx)) {
                     Ok(()) => {
+                        // Polled late, for the first time or since its service is ready: not a byte of it may leave.
+                        if this.deadline.is_some_and(|due| due.is_past(Instant::now())) {
+                            return Poll::Ready(Err(self.expire()));
+                        }
                         let Some(request) = request.take() else {
                             return Poll::Pending;
                         };
