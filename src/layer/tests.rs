@@ -361,3 +361,35 @@ fn contradictory_policies_are_refused_with_their_reasons() {
     assert!(RetryLayer::new(retry).is_err());
     assert!(BreakerLayer::new(breaker, Probe::ping()).is_err());
 }
+
+/// A timeout below a retry is an attempt's own, whoever above has looked at the clock.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_does_not_share_the_time_of_the_one_before() {
+    let server = Server::default();
+    let service = ServiceBuilder::new()
+        .layer(TelemetryLayer::new("attempts"))
+        .layer(RetryLayer::new(rich()).expect("legal"))
+        .layer(TimeoutLayer::new(100 * MS))
+        .service(server.service());
+    server.silent.store(true, Relaxed);
+    let (reply, ()) = tokio::join!(service.oneshot(get()), async {
+        sleep(100 * MS).await;
+        server.silent.store(false, Relaxed);
+    });
+    assert!(reply.is_ok(), "{reply:?}");
+    assert_eq!(server.attempts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_first_polled_after_its_deadline_reaches_nobody() {
+    let server = Server::default();
+    let guard = patient().call_timeout(10 * MS).build().expect("legal");
+    let call = guard.layer(server.service()).call(set());
+    sleep(50 * MS).await;
+    let error = call.await.expect_err("late");
+    assert!(
+        error.is_timeout() && !error.may_have_executed(),
+        "{error:?}"
+    );
+    assert_eq!((error.phase(), server.attempts()), (Phase::Queue, 0));
+}

@@ -154,7 +154,7 @@ impl Request {
     }
 
     /// When the call began, if a layer above has looked at the clock already. Under a deadline a call begins anew with each layer that
-    /// asks: its attempts do not share the time of the first.
+    /// asks.
     pub(crate) fn begun(&self) -> Option<Instant> {
         match self.time {
             Time::Begun(at) => Some(at),
@@ -166,6 +166,15 @@ impl Request {
         if !matches!(self.time, Time::Due(_)) {
             self.time = Time::Begun(now);
         }
+    }
+
+    /// The same once more: without a deadline above it begins anew, and does not share the time of the first.
+    pub(crate) fn anew(&self) -> Self {
+        let mut request = self.clone();
+        if let Time::Begun(_) = request.time {
+            request.time = Time::Unread;
+        }
+        request
     }
 
     /// The deadline that the timeout layer gave it.
