@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{sentinel::until, *};
+use common::*;
 use holdfast_lab::history::{Findings, History, Tape, Told};
 use holdfast_lab::{Mode, Proxy, Server, server_or_skip};
 use redis_holdfast::layer::{Connect, LinkConnector};

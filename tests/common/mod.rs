@@ -22,7 +22,7 @@ use holdfast_lab::{Load, Op, Outcome, Proxy, Server, server_or_skip};
 use redis_holdfast::layer::{Connect, LinkConnector};
 use redis_holdfast::redis::{self, RedisError, aio::ConnectionLike};
 use redis_holdfast::{Client, Error};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 /// The budget of a call in all scenarios.
@@ -229,6 +229,18 @@ pub fn refusals_p99(report: &Report, from: Instant, to: Instant) -> Duration {
 pub fn p95(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[(times.len() * 95).div_ceil(100) - 1]
+}
+
+/// Waits until it is so.
+///
+/// # Panics
+/// When it is not within `limit`.
+pub async fn until(what: &str, limit: Duration, mut fits: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !fits().await {
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        sleep(ms(5)).await;
+    }
 }
 
 pub fn show(report: &Report) -> String {

@@ -191,15 +191,3 @@ pub async fn ask(client: &Client) -> Result<Option<String>, redis::RedisError> {
         .query_async(&mut client.clone())
         .await
 }
-
-/// Waits until it is so.
-///
-/// # Panics
-/// When it is not within `limit`.
-pub async fn until(what: &str, limit: Duration, mut fits: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + limit;
-    while !fits().await {
-        assert!(Instant::now() < end, "not within {limit:?}: {what}");
-        sleep(ms(5)).await;
-    }
-}
