@@ -66,14 +66,14 @@ debian() {
     mkdir -p "$work/deb" && cd "$work/deb"
     apt-get download -qq redis-tools libjemalloc2 liblua5.1-0 liblzf1 lua-cjson lua-bitop >/dev/null 2>&1
   ) || { say "cannot download Debian's redis (apt-get update first?)"; return 1; }
-  mkdir -p "$work/place/root"
-  for deb in "$work"/deb/*.deb; do dpkg -x "$deb" "$work/place/root"; done
-  cp "$work/place/root/usr/bin/redis-check-rdb" "$work/place/root/redis-server"
+  mkdir -p "$work/place/unpacked"
+  for deb in "$work"/deb/*.deb; do dpkg -x "$deb" "$work/place/unpacked"; done
+  cp "$work/place/unpacked/usr/bin/redis-check-rdb" "$work/place/unpacked/redis-server"
   cat >"$work/place/redis-server" <<'SH'
 #!/usr/bin/env bash
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-libs=$(printf '%s:' "$here"/root/usr/lib/*-linux-gnu)
-LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:-} exec "$here/root/redis-server" "$@"
+libs=$(printf '%s:' "$here"/unpacked/usr/lib/*-linux-gnu)
+LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:-} exec "$here/unpacked/redis-server" "$@"
 SH
   chmod +x "$work/place/redis-server"
   "$work/place/redis-server" --version >/dev/null || { say "Debian's redis does not run here"; rm -rf "$work/place"; return 1; }
