@@ -121,13 +121,33 @@ impl<C: Dial> Call<C> {
         self
     }
 
-    /// Whether another server may be asked instead: this one certainly did not run it, or running it once more is harmless and paid for.
+    /// Whether another server may be asked instead: this one certainly did not run it, or running it once more is harmless.
     pub(super) fn may_be_asked_elsewhere(&self) -> bool {
-        self.written.is_none_or(|link| {
-            self.moves <= 1
-                && may_repeat(Reached::MaybeRun, self.effect, self.replay, false)
-                && self.shared.hub.pays(link)
-        })
+        !self.was_written()
+            || (self.moves <= 1 && may_repeat(Reached::MaybeRun, self.effect, self.replay, false))
+    }
+
+    /// Whether a link that let it go may have delivered it.
+    pub(super) fn was_written(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// Pays for asking another server, where this one may have run it.
+    pub(super) fn pays(&self) -> bool {
+        self.written.is_none_or(|link| self.shared.hub.pays(link))
+    }
+
+    #[cfg(test)]
+    pub(super) fn moves(&self) -> u8 {
+        self.moves
+    }
+
+    /// As it is once `link`, which may have delivered it, has let it go.
+    #[cfg(test)]
+    pub(super) fn lost_by(mut self, link: LinkId) -> Self {
+        self.written = Some(link);
+        self.moves = 1;
+        self
     }
 
     /// Hands the job to the link in service, if it may go there.

@@ -275,11 +275,13 @@ impl<C: Dial> Service<Request> for Route<C> {
                 Routed {
                     stage: Stage::Asked(call),
                     read: Some(read),
+                    maybe_run: false,
                 }
             }
             (None, ReadFrom::Replica) => Routed {
                 stage: Stage::Refused(self.no_replica()),
                 read: None,
+                maybe_run: false,
             },
             (None, _) => Routed::at(self.primary.call(request)),
         }
@@ -291,6 +293,8 @@ pub(crate) struct Routed<C: Dial> {
     stage: Stage<C>,
     /// While the server that is asked is a replica.
     read: Option<Box<Read<C>>>,
+    /// A server that was left may have run it.
+    maybe_run: bool,
 }
 
 #[allow(
@@ -315,6 +319,7 @@ impl<C: Dial> Routed<C> {
         Self {
             stage: Stage::Asked(call),
             read: None,
+            maybe_run: false,
         }
     }
 
@@ -324,27 +329,23 @@ impl<C: Dial> Routed<C> {
         read: Box<Read<C>>,
         last: Result<Reply, Error>,
     ) -> Option<Result<Reply, Error>> {
-        let sent = last.as_ref().err().is_none_or(Error::may_have_executed);
         if !self.may_leave() {
             return Some(last);
         }
-        if let Some((replica, channel)) = read.route.pick(&read.tried, read.read_from) {
-            self.ask(read, replica, channel, sent);
-            return None;
-        }
-        if read.read_from != ReadFrom::Replica {
-            self.ask_primary(*read, sent);
-            return None;
-        }
-        Some(last.map_err(|error| {
-            let executed = if sent {
-                Executed::Maybe
-            } else {
-                Executed::Never
+        let next = read.route.pick(&read.tried, read.read_from);
+        if next.is_none() && read.read_from == ReadFrom::Replica {
+            let none = |error: Error| {
+                let none = read.route.no_replica().after(error.waited());
+                none.because(error)
             };
-            let none = read.route.no_replica().after(error.waited());
-            none.executed(executed).because(error)
-        }))
+            self.maybe_run |= self.was_written();
+            return Some(last.map_err(none));
+        }
+        if !self.pays() {
+            return Some(last);
+        }
+        self.ask(read, next);
+        None
     }
 
     /// The replica's link is gone, and the next one is being made: who has one does not need to wait. Says whether somebody has.
@@ -355,14 +356,11 @@ impl<C: Dial> Routed<C> {
         // Nobody who is not ready is worth leaving this one for.
         let next = read.route.pick(&read.tried, ReadFrom::PreferReplica);
         let is_stuck = next.is_none() && read.read_from == ReadFrom::Replica;
-        if is_stuck || !self.may_leave() {
+        if is_stuck || !self.may_leave() || !self.pays() {
             self.read = Some(read);
             return false;
         }
-        match next {
-            Some((replica, channel)) => self.ask(read, replica, channel, true),
-            None => self.ask_primary(*read, true),
-        }
+        self.ask(read, next);
         true
     }
 
@@ -374,29 +372,49 @@ impl<C: Dial> Routed<C> {
         }
     }
 
-    fn ask(
-        &mut self,
-        mut read: Box<Read<C>>,
-        replica: Replica,
-        mut channel: Channel<C>,
-        sent: bool,
-    ) {
-        read.count(sent);
-        self.stage = Stage::Asked(again(channel.call(read.request.clone()), sent));
-        read.tried.push(replica);
-        self.read = Some(read);
+    /// Pays for leaving it. Only once it is known that somebody else is there.
+    fn pays(&self) -> bool {
+        match &self.stage {
+            Stage::Asked(call) => call.pays(),
+            Stage::Refused(_) => true,
+        }
     }
 
-    fn ask_primary(&mut self, mut read: Read<C>, sent: bool) {
-        read.count(sent);
-        self.stage = Stage::Asked(again(read.route.primary.call(read.request), sent));
+    /// Whether the server that was asked may have run it: one that refused it has not.
+    fn was_written(&self) -> bool {
+        matches!(&self.stage, Stage::Asked(call) if call.was_written())
+    }
+
+    /// Asks `next`, or the primary where there is none.
+    fn ask(&mut self, mut read: Box<Read<C>>, next: Option<(Replica, Channel<C>)>) {
+        self.maybe_run |= self.was_written();
+        read.count(self.maybe_run);
+        let call = match next {
+            Some((replica, mut channel)) => {
+                read.tried.push(replica);
+                let call = channel.call(read.request.clone());
+                self.read = Some(read);
+                call
+            }
+            None => {
+                let Read {
+                    mut route, request, ..
+                } = *read;
+                route.primary.call(request)
+            }
+        };
+        self.stage = Stage::Asked(if self.maybe_run {
+            call.once_more()
+        } else {
+            call
+        });
     }
 }
 
 impl<C: Dial> Read<C> {
     /// It is asked for once more.
-    fn count(&self, sent: bool) {
-        let kind = if sent {
+    fn count(&self, maybe_run: bool) {
+        let kind = if maybe_run {
             ReplayKind::Read
         } else {
             ReplayKind::NotSent
@@ -419,18 +437,24 @@ impl<C: Dial> Future for Routed<C> {
                 },
                 Stage::Refused(error) => return Poll::Ready(Err(error.clone())),
             };
-            let Some(read) = routed.read.take_if(|_| is_no_help(&result)) else {
-                return Poll::Ready(result);
+            let over = match routed.read.take_if(|_| is_no_help(&result)) {
+                Some(read) => routed.go_on(read, result),
+                None => Some(result),
             };
-            if let Some(result) = routed.go_on(read, result) {
-                return Poll::Ready(result);
+            if let Some(result) = over {
+                return Poll::Ready(result.map_err(|error| after(routed.maybe_run, error)));
             }
         }
     }
 }
 
-fn again<C: Dial>(call: Call<C>, sent: bool) -> Call<C> {
-    if sent { call.once_more() } else { call }
+/// An error that follows a server that may have run it.
+fn after(maybe_run: bool, error: Error) -> Error {
+    if maybe_run && !error.may_have_executed() {
+        error.executed(Executed::Maybe)
+    } else {
+        error
+    }
 }
 
 /// Whether another server may do better. One whose caps are reached is spared, not replaced: the next one would be flooded as well.
@@ -446,9 +470,14 @@ fn is_no_help(result: &Result<Reply, Error>) -> bool {
 
 impl<C: Dial> Expire for Routed<C> {
     fn expire(self: Pin<&mut Self>) -> Error {
-        match &mut self.get_mut().stage {
+        let routed = self.get_mut();
+        let error = match &mut routed.stage {
             Stage::Asked(call) => Pin::new(call).expire(),
             Stage::Refused(error) => error.clone(),
-        }
+        };
+        after(routed.maybe_run, error)
     }
 }
+
+#[cfg(test)]
+mod tests;
