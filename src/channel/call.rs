@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Times a call may be handed to another link, sent or not.
-const MOVES: u8 = 3;
+const MOVES: u8 = 2;
 
 /// A call's future. Dropping it takes the call back if no byte of it was sent; else its reply is swallowed.
 pub(crate) struct Call<C: Dial> {
@@ -374,3 +374,6 @@ fn executed(sent: Sent) -> Executed {
         Sent::Maybe => Executed::Maybe,
     }
 }
+
+#[cfg(test)]
+mod tests;
