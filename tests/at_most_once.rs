@@ -71,6 +71,11 @@ struct Writers {
 
 impl Writers {
     fn start<C: Connect>(client: &Client<C>, end: Instant) -> Self {
+        Self::patient(client, end, CALL_TIMEOUT)
+    }
+
+    /// Of a client whose calls may take so long.
+    fn patient<C: Connect>(client: &Client<C>, end: Instant, call_timeout: Duration) -> Self {
         let (history, mut tasks) = (Arc::<History>::default(), JoinSet::new());
         for number in 0..WRITERS {
             let (mut client, history) = (client.clone(), history.clone());
@@ -86,7 +91,7 @@ impl Writers {
                     };
                     // Beyond the deadline, the machine's own lag: promise 1 has tests of its own.
                     assert!(
-                        called.elapsed() <= CALL_TIMEOUT + ms(250),
+                        called.elapsed() <= call_timeout + ms(250),
                         "{:?}",
                         called.elapsed()
                     );
@@ -307,6 +312,47 @@ async fn without_permission_to_fence_nothing_is_sent_again_and_health_says_so() 
     assert!(health.reason().contains("fenced off"), "{health}");
     assert!(client.shutdown(SECOND).await);
     assert_eq!(gauges::counter("unfenced", names::REPLAYS, "overwrite"), 0);
+}
+
+/// Answers come one by one and most of them too late: the link is never silent, and the circuit opens over its calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_slow_path_still_holds_runs_after_what_follows_it() {
+    gauges::listen();
+    // The circuit rests for half a second: by then nobody waits for the old link any more, or somebody does.
+    for (call_timeout, name) in [(CALL_TIMEOUT, "slow-left"), (SECOND, "slow-awaited")] {
+        for _ in 0..if is_full() { 10 } else { 1 } {
+            slow_path(call_timeout, name).await;
+        }
+    }
+}
+
+async fn slow_path(call_timeout: Duration, name: &str) {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let proxy = Proxy::start(server.addr()).await.unwrap();
+    let client = Client::builder(&proxy.url()).unwrap().name(name);
+    // A reply in 100 ms is no silence.
+    let client = client.call_timeout(call_timeout).stall_after(ms(400));
+    let client = client.build().unwrap();
+    client.wait_ready(SECOND * 5).await.unwrap();
+    let tape = Tape::of(&server).await.unwrap();
+    // Ten of the writes a second, of twenty writers.
+    proxy.set_for_old(Mode::Bandwidth(400));
+    let end = Instant::now() + call_timeout + SECOND * 3;
+    let writers = Writers::patient(&client, end, call_timeout);
+    let findings = writers.judge(&[(&server, &tape)]).await;
+    exact(&format!("a slow path, {call_timeout:?} a call"), &findings);
+    assert!(findings.maybe > 0 && findings.acked > 100, "{findings:?}");
+    assert!(findings.back.is_empty(), "a key went back: {findings:?}");
+    assert!(client.shutdown(SECOND).await);
+    let window = gauges::counter(name, names::BREAKER_TRANSITIONS, "window");
+    assert!(window > 0, "the circuit opened over no slow call");
+    let replays = gauges::counter(name, names::REPLAYS, "overwrite");
+    assert!(
+        call_timeout == CALL_TIMEOUT || replays > 0,
+        "no SET that was still waited for went on to the next link"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,11 +68,18 @@ impl<C: Dial> Supervisor<C> {
         }
         let old = self.held.take();
         let silent = old.as_ref().filter(|_| decision == Adopt::Swap);
+        if self.is_down && self.retired.iter().any(|retired| !retired.is_over()) {
+            // Those whom the fence cuts off follow to the new link: they are not to find an open circuit.
+            self.hub.gate.set(Gate::Waiting);
+        }
         let (fenced, fence) = self.fence_off(&wire, silent).await;
         let is_dead = matches!(*wire.watch().borrow(), LinkState::Dead { .. });
         // Silent itself, it is no better than the old one; and what it were handed could overtake what the old one still holds.
         if is_dead || (decision == Adopt::Swap && fence == Some(Fence::Silent)) {
             self.held = old;
+            if self.is_down {
+                self.say_down();
+            }
             self.look_again(Instant::now());
             return;
         }

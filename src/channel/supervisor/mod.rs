@@ -305,6 +305,8 @@ impl<C: Dial> Supervisor<C> {
             "server answers probes but fails calls",
         ));
         if let Some(held) = self.held.take() {
+            // What its callers have given up may be delivered yet: not after what the next link is handed.
+            self.remember(&held.wire);
             self.retire(held, Retire::Drain, labels::LinkState::Draining);
         }
         self.gone_since = now;
