@@ -10,18 +10,21 @@
 mod common;
 
 use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_lab::{Load, Outcome};
+use redis_holdfast::layer::{RetryLayer, TimeoutLayer};
 use redis_holdfast::redis::{self, AsyncCommands};
 use redis_holdfast::{Client, Replay, Request, RetryPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tower::Service;
+use tower::{Layer, Service};
 
-use common::fake::{Peer, greeting, hear_handshake};
+use common::fake::{Act, Fake, Peer, greeting, hear_handshake};
 use common::*;
 
 /// The calls that each connection brought, by number.
@@ -169,6 +172,36 @@ async fn what_may_go_again_is_what_client_and_request_say_with_and_without_a_fen
             went, goes,
             "fence {fences}, client {client:?}, request {request:?}"
         );
+    }
+}
+
+/// The client has no other server to ask, and tells what this one said; whoever wants it asked again puts a layer above.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_refuses_as_a_whole_is_told_and_under_a_retry_layer_tried_again() {
+    for code in ["LOADING", "TRYAGAIN"] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let server = Fake::start(move |_, command| {
+            let is_refused = command[0] == "SET" && count.fetch_add(1, Ordering::Relaxed) < 3;
+            is_refused.then(|| Act::Say(format!("-{code} soon\r\n")))
+        });
+        let server = server.await;
+        let client = connect(&server.url("")).await;
+        let set = || Request::from(redis::cmd("SET").arg("k").arg("v"));
+        let reply = client.service().call(set()).await.unwrap();
+        let error = reply.parse::<String>().unwrap_err();
+        let words = error.source().expect("its words").to_string();
+        assert!(words.contains("soon"), "{words}");
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "asked once");
+        // The floor pays for a try in 10 ms.
+        let policy = RetryPolicy::default()
+            .floor_per_second(100)
+            .backoff(ms(11), ms(12));
+        let retry = RetryLayer::new(policy).unwrap().layer(client.service());
+        let mut stack = TimeoutLayer::new(CALL_TIMEOUT).layer(retry);
+        let reply = stack.call(set()).await.unwrap();
+        assert_eq!(reply.parse::<String>().unwrap(), "OK");
+        assert_eq!(asked.load(Ordering::Relaxed), 4, "two refusals, and served");
     }
 }
 
