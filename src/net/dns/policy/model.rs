@@ -84,30 +84,98 @@ struct World {
     policy: Policy,
     now: Instant,
     flights: Vec<(usize, Ticket)>,
-    starts: usize,
     first_start: Option<Instant>,
-    last_start: Option<Instant>,
+    starts: Vec<(Instant, Pace)>,
+    /// The least that any lookup was ahead of one each `urgent_every`, in lookups.
+    behind: f64,
+    outage: Option<Outage>,
     /// When nothing was under way any more, or the pace changed.
     idle_since: Instant,
     /// The newest lookup that brought an answer other than a failure, by the order of starts.
     told: usize,
 }
 
+/// A time of urgency, without a break.
+struct Outage {
+    /// When what is urgent may have begun, and how many lookups had started by then.
+    onsets: Vec<(Instant, usize)>,
+    /// The last refresh before it was urgent.
+    latest: Instant,
+}
+
+impl Outage {
+    /// For what is urgent `now`: 0.8 of a turn ago at the latest, or right before one of the latest refreshes before that.
+    fn onsets(starts: &[(Instant, Pace)], now: Instant, every: Duration) -> Vec<(Instant, usize)> {
+        let is_refresh = |(_, pace): &&(Instant, Pace)| *pace == Pace::Calm;
+        let refreshes = starts.iter().rev().take(4).take_while(is_refresh).count();
+        let (former, refreshes) = starts.split_at(starts.len() - refreshes);
+        let first = refreshes.first().map_or(now, |(at, _)| *at);
+        let urgent = former.last().filter(|(_, pace)| *pace == Pace::Urgent);
+        if urgent.is_some_and(|(last, _)| first - *last < every * 3 / 2) {
+            // It follows another outage at once, and is a part of that one.
+            return Vec::new();
+        }
+        let known = now - every * 4 / 5;
+        let earlier = refreshes.iter().map(|(at, _)| *at).filter(|at| *at < known);
+        let onsets = earlier.chain([known]);
+        onsets.zip(former.len()..).collect()
+    }
+
+    /// Six turns later, and from then on, there were no more lookups than turns, whenever it began.
+    fn is_seen_by(&self, starts: &[(Instant, Pace)], every: Duration) {
+        let now = starts.last().expect("just begun").0;
+        let late = |(onset, _): &&(Instant, usize)| now - (*onset).max(self.latest) >= every * 6;
+        for (onset, before) in self.onsets.iter().filter(late) {
+            let (lookups, turns) = (starts.len() - before, now - *onset);
+            let holds = lookups as f64 <= turns.as_secs_f64() / every.as_secs_f64() + 1e-6;
+            assert!(holds, "{lookups} lookups in {turns:?}");
+        }
+    }
+}
+
 impl World {
     fn start(&mut self) {
         let due = self.policy.next_start().expect("due");
         assert!(self.flights.len() < MOST_FLIGHTS, "not more at once");
-        if let Some(last) = self.last_start {
-            let least = self.settings.urgent_every * 98 / 100;
-            assert!(due >= last + least, "{:?} after the last", due - last);
+        let every = self.settings.urgent_every;
+        if let Some((last, _)) = self.starts.last() {
+            let least = every * 124 / 125;
+            assert!(due >= *last + least, "{:?} after the last", due - *last);
         }
-        self.starts += 1;
-        let span = self.now - *self.first_start.get_or_insert(self.now);
-        let most = span.as_secs_f64() / self.settings.urgent_every.as_secs_f64() + 2.0;
-        assert!(self.starts as f64 <= most, "{} in {span:?}", self.starts);
-        self.last_start = Some(self.now);
-        self.flights
-            .push((self.starts, self.policy.start(self.now)));
+        let pace = self.outage.as_ref().map_or(Pace::Calm, |_| Pace::Urgent);
+        self.starts.push((self.now, pace));
+        self.is_at_most_a_fifth_ahead();
+        if let Some(outage) = &self.outage {
+            outage.is_seen_by(&self.starts, every);
+        }
+        let ticket = self.policy.start(self.now);
+        self.flights.push((self.starts.len(), ticket));
+    }
+
+    /// In any span that begins and ends with a lookup: one each `urgent_every`, one more for the fence post, and a fifth.
+    fn is_at_most_a_fifth_ahead(&mut self) {
+        let since = self.now - *self.first_start.get_or_insert(self.now);
+        let turns = since.as_secs_f64() / self.settings.urgent_every.as_secs_f64();
+        let ahead = self.starts.len() as f64 - turns;
+        self.behind = self.behind.min(ahead);
+        let most = ahead - self.behind;
+        assert!(most <= 0.2 + 1e-6, "{most} lookups ahead");
+    }
+
+    fn pace(&mut self, pace: Pace) {
+        self.policy.pace(pace);
+        if pace == Pace::Calm {
+            self.outage = None;
+        } else if self.outage.is_none() {
+            let every = self.settings.urgent_every;
+            // Where no gap may be longer nothing can be saved.
+            let saves = every * 13 / 10 <= self.settings.max_refresh;
+            let onsets = saves.then(|| Outage::onsets(&self.starts, self.now, every));
+            self.outage = Some(Outage {
+                onsets: onsets.unwrap_or_default(),
+                latest: self.starts.last().map_or(self.now, |(at, _)| *at),
+            });
+        }
     }
 
     /// Everything that falls due until `until` starts in its time.
@@ -182,15 +250,17 @@ impl World {
 
 fn run(settings: DnsPolicy, steps: Vec<Step>) -> World {
     assert_eq!(settings.faults(), Vec::<String>::new());
-    let now = Instant::now();
+    // Not so near to the beginning of time that nothing could have been before.
+    let now = Instant::now() + Duration::from_secs(60);
     let mut world = World {
         policy: Policy::new("redis.test".into(), settings.clone(), now),
         settings,
         now,
         flights: Vec::new(),
-        starts: 0,
         first_start: None,
-        last_start: None,
+        starts: Vec::new(),
+        behind: f64::INFINITY,
+        outage: None,
         idle_since: now,
         told: 0,
     };
@@ -202,7 +272,7 @@ fn run(settings: DnsPolicy, steps: Vec<Step>) -> World {
                     world.pass(due);
                 }
             }
-            Step::Pace(pace) => world.policy.pace(pace),
+            Step::Pace(pace) => world.pace(pace),
             Step::End(..) if world.flights.is_empty() => {}
             Step::End(which, resolution) => world.end(which, resolution),
         }
