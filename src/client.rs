@@ -57,12 +57,18 @@ pub type ClientService<C = LinkConnector> = ResilienceService<C>;
 /// # Cancel safety
 /// A call may be dropped at any moment; the [crate's guide](crate#cancel-safety) says what it leaves behind.
 ///
-/// ```no_run
-/// use redis_holdfast::{Client, redis::AsyncCommands};
+/// ```
+/// use redis_holdfast::{Client, redis::{AsyncCommands, pipe}};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let redis = Client::builder("redis://cache.internal:6379/0")?.build()?;
-/// let hits: u64 = redis.clone().incr("hits", 1).await?;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url = "redis://cache.internal:6379/0";
+/// # let server = holdfast_lab::Embedded::start().await?;
+/// # let url: &str = &server.url();
+/// let mut redis = Client::builder(url)?.build()?;
+/// # let mut redis = redis.with_call_timeout(std::time::Duration::from_secs(30)); // the machine may be busy
+/// let hits: u64 = redis.incr("hits", 1).await?;
+/// let (again, greeting): (u64, Option<String>) = pipe().incr("hits", 1).get("greeting").query_async(&mut redis).await?;
+/// assert_eq!((hits, again, greeting), (1, 2, None));
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -364,18 +370,44 @@ impl<C> Builder<C> {
     }
 
     /// Looks names up with `resolver` instead of the system's name servers.
+    ///
+    /// ```
+    /// use redis_holdfast::{Client, dns::Hickory};
+    ///
+    /// let consul = Hickory::servers(["127.0.0.1:8600".parse().expect("an address")]);
+    /// let redis = Client::builder("redis://cache.service.consul")?.resolver(consul).build()?;
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.sources.resolver = Some(Arc::new(resolver));
         self
     }
 
     /// Shares the connections to the Sentinels with other clients that are built with the same handle.
+    ///
+    /// ```
+    /// use redis_holdfast::{Client, SentinelPolicy, Sentinels};
+    ///
+    /// let sentinels = Sentinels::new(); // optional: clients built with one handle share their connections to the Sentinels
+    /// let redis = Client::builder("redis+sentinel://app:secret@s-0:26379,s-1:26379,s-2:26379/orders/0?sentinel_user=w&sentinel_password=x")?
+    ///     .sentinel(SentinelPolicy::default())
+    ///     .sentinels(&sentinels)
+    ///     .build()?;
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     pub fn sentinels(mut self, sentinels: &Sentinels) -> Self {
         self.sources.sentinels = Some(sentinels.clone());
         self
     }
 
     /// Makes connections with `connector`. Default [`LinkConnector`]; [`RedisConnector`](crate::RedisConnector) is the other.
+    ///
+    /// ```
+    /// use redis_holdfast::{Client, RedisConnector};
+    ///
+    /// let redis: Client<RedisConnector> = Client::builder("redis://cache.internal")?.connector(RedisConnector::new()).build()?;
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     pub fn connector<D: Connect>(self, connector: D) -> Builder<D> {
         Builder {
             config: self.config,

@@ -95,7 +95,7 @@ impl ErrorKind {
 ///     !matches!(error.phase(), Phase::Queue | Phase::Discovery | Phase::Dns)
 /// }
 /// # let _ = is_far;
-/// assert_eq!(Phase::Handshake.to_string(), "handshake");
+/// assert_eq!(Phase::Handshake.as_str(), "handshake");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -167,6 +167,8 @@ pub(crate) enum Executed {
 /// let error = redis::cmd("INCR").arg("hits").query_async::<u64>(&mut redis).await.unwrap_err();
 /// let ours = Error::find_in(&error).expect("ours, inside redis' own");
 /// assert_eq!((ours.kind(), ours.phase()), (ErrorKind::ConnectionLost, Phase::Connect));
+/// assert_eq!(ours.endpoint(), Some("127.0.0.1:1"));
+/// println!("{ours}, after {:?}", ours.waited());
 /// assert!(!ours.may_have_executed(), "it is safe to count this hit elsewhere");
 /// # Ok(()) }
 /// ```
@@ -371,6 +373,18 @@ impl Error {
     }
 
     /// Whether the call's deadline passed.
+    ///
+    /// ```
+    /// # use redis_holdfast::{Client, Error, redis};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let redis = Client::builder(&format!("redis://{}", silent.local_addr()?))?.build()?;
+    /// let mut hurried = redis.with_call_timeout(Duration::from_millis(20));
+    /// let late = redis::cmd("GET").arg("price").query_async::<u64>(&mut hurried).await.unwrap_err();
+    /// assert!(Error::find_in(&late).is_some_and(Error::is_timeout));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.0.told.kind == ErrorKind::Timeout
@@ -383,6 +397,17 @@ impl Error {
     }
 
     /// Whether the call was refused because this client holds as many calls or bytes as it may.
+    ///
+    /// ```
+    /// # use redis_holdfast::{Client, Request, redis};
+    /// # use tower::Service;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redis_holdfast::ConfigError> {
+    /// let mut service = Client::builder("redis://cache.internal")?.max_in_flight(1).build()?.service();
+    /// let _held = service.call(Request::from(&redis::cmd("PING")));
+    /// let refused = service.call(Request::from(&redis::cmd("PING"))).await.unwrap_err();
+    /// assert!(refused.is_overloaded() && !refused.may_have_executed());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_overloaded(&self) -> bool {
         self.0.told.kind == ErrorKind::Overloaded

@@ -64,6 +64,11 @@ impl HealthState {
 /// let status = if health.is_ready() { 200 } else { 503 };
 /// assert_eq!((health.state(), status), (HealthState::Down, 503));
 /// println!("{health}"); // down for 0.0s: connecting for the first time (endpoint cache.internal:6379)
+///
+/// // The same, part by part.
+/// assert_eq!((health.reason(), health.endpoint()), ("connecting for the first time", "cache.internal:6379"));
+/// assert_eq!((health.kind(), health.phase()), (None, None), "nothing has failed yet");
+/// println!("for {:?}, since {:?}", health.lasted(), health.since());
 /// # Ok::<(), redis_holdfast::ConfigError>(())
 /// ```
 #[derive(Clone)]

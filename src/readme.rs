@@ -1,13 +1,8 @@
-//! Holds the README and the failure handbook against the code: what they name exists, their tables say what the code does, and their
-//! examples compile.
+//! Holds the README and the failure handbook against the code: what they name exists, their tables say what the code does, and the
+//! README's examples are those of the documentation, which run.
 //!
-//! Owns nothing. The doc tests of the README hang on [`Readme`].
+//! Owns nothing.
 
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-#[cfg(test)]
 mod tests {
     use crate::{
         config::defaults,
@@ -40,6 +35,30 @@ mod tests {
 
     fn code(text: &str) -> String {
         format!("`{text}`")
+    }
+
+    /// What is a guide without its hidden lines is in the documentation with them, for there it runs as it stands.
+    #[test]
+    fn each_example_of_the_readme_is_one_of_the_documentation() {
+        let run: Vec<String> = crate::rustdoc::all_sources()
+            .iter()
+            .map(|(_, text)| {
+                let lines = text.lines().map(str::trim_start);
+                let docs =
+                    lines.filter_map(|line| line.strip_prefix("//")?.strip_prefix(['/', '!']));
+                crate::rustdoc::examples(&docs.collect::<Vec<_>>().join("\n"))
+            })
+            .collect();
+        let blocks: Vec<&str> = README.split("\n```rust").skip(1).collect();
+        assert!(blocks.len() >= 3);
+        for block in blocks {
+            let (block, _) = block.split_once("\n```").expect("an end of the block");
+            let block = crate::rustdoc::examples(&format!("```{block}\n```"));
+            assert!(
+                !block.is_empty() && run.iter().any(|examples| examples.contains(&block)),
+                "{block}"
+            );
+        }
     }
 
     #[test]

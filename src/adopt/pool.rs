@@ -38,13 +38,19 @@ use crate::{Error, ErrorKind, Phase, Reply, Request};
 ///
 /// ```
 /// use deadpool_redis::{Config, Runtime};
-/// use redis_holdfast::{PoolService, layer::GuardLayer};
-/// use tower::Layer;
+/// use redis_holdfast::{PoolService, Request, layer::GuardLayer, redis};
+/// use tower::{Layer, Service};
 ///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let pool = Config::from_url("redis://cache.internal").create_pool(Some(Runtime::Tokio1))?;
-/// let guarded = GuardLayer::builder().build()?.layer(PoolService::new(pool));
-/// # let _ = guarded;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url = "redis://cache.internal";
+/// # let server = holdfast_lab::Embedded::start().await?;
+/// # let url: &str = &server.url();
+/// let pool = Config::from_url(url).create_pool(Some(Runtime::Tokio1))?;
+/// let mut guarded = GuardLayer::builder().build()?.layer(PoolService::new(pool));
+/// let request = Request::from(redis::cmd("INCR").arg("hits"));
+/// # let request = request.with_timeout(std::time::Duration::from_secs(30)); // the machine may be busy
+/// let hits: u64 = guarded.call(request).await?.parse()?;
+/// assert_eq!(hits, 1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]

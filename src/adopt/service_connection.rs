@@ -56,6 +56,17 @@ impl<S> ServiceConnection<S> {
 
     /// The database that [`get_db`](ConnectionLike::get_db) names. Default 0; it selects nothing: what the stack's connections use is
     /// said where they are made.
+    ///
+    /// ```
+    /// use redis_holdfast::{Client, ServiceConnection, redis::aio::ConnectionLike};
+    ///
+    /// let redis = Client::builder("redis://cache.internal/2")?.build()?;
+    /// let connection = ServiceConnection::new(redis.service()).with_db(redis.get_db());
+    /// assert_eq!(connection.get_db(), 2);
+    /// let service = connection.into_inner(); // To put another layer around it.
+    /// # let _ = service;
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn with_db(mut self, db: i64) -> Self {
         self.db = db;

@@ -17,10 +17,23 @@ use crate::{ReadFrom, net::dns::DnsPolicy};
 /// Collects settings; [`build`](Self::build) checks them all.
 ///
 /// ```
-/// use redis_holdfast::Config;
+/// use redis_holdfast::{BreakerPolicy, Config, ReadFrom, RetryPolicy, SentinelPolicy, dns::DnsPolicy};
 /// use std::time::Duration;
 ///
-/// let config = Config::builder("redis://cache.internal/2").call_timeout(Duration::from_millis(250)).max_in_flight(512).build()?;
+/// let config = Config::builder("redis+sentinel://s-0,s-1,s-2/orders")
+///     .name("orders")
+///     .call_timeout(Duration::from_millis(250))
+///     .connect_timeout(Duration::from_millis(500))
+///     .stall_after(Duration::from_millis(100))
+///     .detect_within(Duration::from_millis(600))
+///     .max_in_flight(512)
+///     .max_buffered_bytes(16 << 20)
+///     .read_from(ReadFrom::PreferReplica)
+///     .breaker(BreakerPolicy::default().min_calls(50))
+///     .retry(RetryPolicy::default().attempts(0))
+///     .sentinel(SentinelPolicy::default().early_promotion(false))
+///     .dns(DnsPolicy::default().max_refresh(Duration::from_secs(10)))
+///     .build()?;
 /// // Every fault at once.
 /// let faults = config.into_builder().call_timeout(Duration::ZERO).max_in_flight(0).build().unwrap_err();
 /// assert_eq!(faults.faults().len(), 2);

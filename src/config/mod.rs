@@ -121,6 +121,16 @@ impl Config {
     }
 
     /// Back to a builder, to change a setting.
+    ///
+    /// ```
+    /// use redis_holdfast::Config;
+    /// use std::time::Duration;
+    ///
+    /// let config = Config::builder("redis://cache.internal").name("sessions").build()?;
+    /// let patient = config.clone().into_builder().call_timeout(Duration::from_secs(2)).build()?;
+    /// assert_ne!(patient, config);
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     pub fn into_builder(self) -> ConfigBuilder {
         ConfigBuilder {
             url: Parsed {

@@ -16,9 +16,21 @@ use super::{
 /// use redis_holdfast::{BreakerPolicy, Config};
 /// use std::time::Duration;
 ///
-/// let config = Config::builder("redis://localhost")
-///     .breaker(BreakerPolicy::default().min_calls(50).window(Duration::from_secs(20)))
-///     .build()?;
+/// let ms = Duration::from_millis;
+/// let policy = BreakerPolicy::default()
+///     // It opens when 30 % of at least 50 calls in 20 s failed, or three connections in a row died young.
+///     .window(Duration::from_secs(20))
+///     .min_calls(50)
+///     .failure_rate_basis_points(3_000)
+///     .consecutive_failures(3)
+///     // It is probed after 50 ms, then at most twice a second; where the password is wrong every five seconds.
+///     .probe_gap(ms(50), ms(500))
+///     .auth_retry(Duration::from_secs(5))
+///     // It closes for a twentieth of the calls, twice as many each 100 ms, and stays open longer if that was too early.
+///     .ramp_start_basis_points(500)
+///     .ramp_doubling(ms(100))
+///     .flap_open(ms(500), Duration::from_secs(5));
+/// let config = Config::builder("redis://localhost").breaker(policy).build()?;
 /// # Ok::<(), redis_holdfast::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,8 +20,13 @@ use crate::request::{Replay, Request};
 /// use redis_holdfast::{Replay, RetryPolicy, layer::RetryLayer};
 /// use std::time::Duration;
 ///
-/// let policy = RetryPolicy::default().attempts(1).backoff(Duration::from_millis(2), Duration::from_millis(10));
-/// let layer = RetryLayer::new(policy.replay(Replay::Never))?;
+/// let policy = RetryPolicy::default()
+///     .attempts(1)
+///     .backoff(Duration::from_millis(2), Duration::from_millis(10))
+///     .budget_basis_points(500) // One for each twenty calls that were served,
+///     .floor_per_second(2) // and two a second in any case.
+///     .replay(Replay::Never);
+/// let layer = RetryLayer::new(policy)?;
 /// # let _ = layer;
 /// # Ok::<(), redis_holdfast::ConfigError>(())
 /// ```

@@ -11,10 +11,13 @@ use super::{builder::check_duration, defaults};
 ///
 /// ```
 /// use redis_holdfast::{Config, SentinelPolicy};
+/// use std::time::Duration;
 ///
-/// let config = Config::builder("redis+sentinel://s-0,s-1,s-2/orders")
-///     .sentinel(SentinelPolicy::default().early_promotion(false))
-///     .build()?;
+/// let policy = SentinelPolicy::default()
+///     .early_promotion(false)
+///     .poll_every(Duration::from_secs(5))
+///     .answer_timeout(Duration::from_millis(500));
+/// let config = Config::builder("redis+sentinel://s-0,s-1,s-2/orders").sentinel(policy).build()?;
 /// # Ok::<(), redis_holdfast::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -33,7 +33,7 @@ type Answer = Arc<dyn Fn(&Request, &Error) -> Option<Reply> + Send + Sync>;
 /// ```
 /// use redis_holdfast::{Reply, layer::{FallbackLayer, cache_miss}, redis::Value};
 ///
-/// let every_cache_read = FallbackLayer::new(cache_miss);
+/// let every_cache_read = FallbackLayer::new(cache_miss).name("cache");
 /// let flags_are_off = FallbackLayer::new(|request, error| {
 ///     let away = error.is_circuit_open() || error.is_timeout();
 ///     (away && request.command() == "SISMEMBER").then(|| Reply::from(Value::Int(0)))

@@ -80,11 +80,23 @@ pub struct GuardLayer {
 /// Collects the settings of a [`GuardLayer`]; [`build`](Self::build) checks them all.
 ///
 /// ```
-/// use redis_holdfast::layer::GuardLayer;
+/// use redis_holdfast::{BreakerPolicy, RetryPolicy, layer::{GuardLayer, Probe, cache_miss}};
 /// use std::time::Duration;
 ///
+/// let guard = GuardLayer::builder()
+///     .name("cache")
+///     .call_timeout(Duration::from_millis(250))
+///     .max_in_flight(512)
+///     .max_buffered_bytes(16 << 20)
+///     .breaker(BreakerPolicy::default().min_calls(50))
+///     .probe(Probe::ping().within(Duration::from_millis(100)))
+///     .retry(RetryPolicy::default().attempts(1))
+///     .fallback(cache_miss)
+///     .build()?;
+/// # let _ = guard;
 /// let faults = GuardLayer::builder().call_timeout(Duration::ZERO).max_in_flight(0).build().unwrap_err();
 /// assert!(faults.faults().len() >= 2); // Every fault at once.
+/// # Ok::<(), redis_holdfast::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]

@@ -38,10 +38,10 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
-/// let mut service = LimitLayer::new(1).layer(server);
+/// let mut service = LimitLayer::new(1).max_buffered_bytes(1 << 20).name("sessions").layer(server);
 /// let first = service.call(Request::from(&redis::cmd("PING")));
-/// let second = service.call(Request::from(&redis::cmd("PING"))).await;
-/// assert_eq!(second.unwrap_err().kind(), ErrorKind::Overloaded);
+/// let second = service.call(Request::from(&redis::cmd("PING"))).await.unwrap_err();
+/// assert_eq!((second.kind(), second.endpoint()), (ErrorKind::Overloaded, Some("sessions")));
 /// first.await?;
 /// # Ok(()) }
 /// ```

@@ -80,14 +80,20 @@ type Stack<C> =
 /// Each call of [`layer`](Layer::layer) makes a stack of its own: its own caps, connection and circuit. Connecting begins at once inside a
 /// runtime, else with the first call. Health is told by a [`Client`](crate::Client) alone; here ask the errors and the metrics.
 ///
-/// ```no_run
-/// use redis_holdfast::{Config, Request, layer::{LinkConnector, ResilienceLayer}, redis};
+/// ```
+/// use redis_holdfast::layer::{LinkConnector, ResilienceLayer};
+/// use redis_holdfast::{Config, Request, redis};
 /// use tower::{Service, ServiceBuilder};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let config = Config::builder("redis://cache.internal:6379").build()?;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url = "redis://cache.internal:6379";
+/// # let server = holdfast_lab::Embedded::start().await?;
+/// # let url: &str = &server.url();
+/// let config = Config::builder(url).name("hits").build()?;
+/// # let config = config.into_builder().call_timeout(std::time::Duration::from_secs(30)).build()?; // the machine may be busy
 /// let mut service = ServiceBuilder::new().layer(ResilienceLayer::new(config)).service(LinkConnector::new());
-/// let hits = service.call(Request::from(redis::cmd("INCR").arg("hits"))).await?.parse::<u64>()?;
+/// let hits: u64 = service.call(Request::from(redis::cmd("INCR").arg("hits"))).await?.parse()?;
+/// assert_eq!(hits, 1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -109,6 +115,14 @@ impl ResilienceLayer {
     }
 
     /// Looks names up with `resolver` instead of the system's name servers.
+    ///
+    /// ```
+    /// # use redis_holdfast::{Config, dns::System, layer::ResilienceLayer};
+    /// let config = Config::builder("redis://cache.corp").build()?;
+    /// let layer = ResilienceLayer::new(config).resolver(System::new());
+    /// # let _ = layer;
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.sources.resolver = Some(Arc::new(resolver));
@@ -116,6 +130,14 @@ impl ResilienceLayer {
     }
 
     /// Shares the connections to the Sentinels with others that have the same handle.
+    ///
+    /// ```
+    /// # use redis_holdfast::{Config, Sentinels, layer::ResilienceLayer};
+    /// let config = Config::builder("redis+sentinel://s-0,s-1,s-2/orders").build()?;
+    /// let layer = ResilienceLayer::new(config).sentinels(&Sentinels::new());
+    /// # let _ = layer;
+    /// # Ok::<(), redis_holdfast::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn sentinels(mut self, sentinels: &Sentinels) -> Self {
         self.sources.sentinels = Some(sentinels.clone());

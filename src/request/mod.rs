@@ -39,11 +39,25 @@ pub(crate) use replay::{Reached, may_repeat};
 /// One command or pipeline, packed once and cheap to clone.
 ///
 /// ```
-/// use redis_holdfast::{Request, redis};
+/// use redis_holdfast::{ReadFrom, Replay, Request, redis};
+/// use std::time::Duration;
 ///
 /// let request = Request::from(redis::cmd("GET").arg("greeting"));
 /// assert_eq!(request.command(), "GET");
 /// assert_eq!(format!("{request:?}"), "Request { command: \"GET\", bytes: 27, timeout: None }");
+///
+/// // What it wants otherwise than its client.
+/// let mut request = request
+///     .with_timeout(Duration::from_millis(50))
+///     .with_read_from(ReadFrom::PreferReplica)
+///     .with_replay(Replay::Never);
+/// assert_eq!(request.timeout(), Some(Duration::from_millis(50)));
+/// assert_eq!((request.read_from(), request.replay()), (Some(ReadFrom::PreferReplica), Some(Replay::Never)));
+///
+/// // What one layer tells another.
+/// struct Tenant(u32);
+/// request.extensions_mut().insert(Tenant(7));
+/// assert_eq!(request.extensions().get::<Tenant>().map(|Tenant(id)| *id), Some(7));
 /// ```
 #[derive(Clone)]
 pub struct Request {
@@ -372,6 +386,12 @@ impl Reply {
     }
 
     /// The value as the server sent it; error replies stay [`Value::ServerError`]. A pipeline's replies come as an array.
+    ///
+    /// ```
+    /// use redis_holdfast::{Reply, redis::Value};
+    ///
+    /// assert_eq!(Reply::from(Value::Int(7)).into_value(), Value::Int(7));
+    /// ```
     #[must_use]
     pub fn into_value(self) -> Value {
         self.values.into_value()

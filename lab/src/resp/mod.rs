@@ -1,7 +1,7 @@
 //! An embedded RESP2/RESP3 server, for where no real one can be had, and a scripted fake for hostile tests.
 //!
 //! Owns the listener and the connections. Promises enough of Redis for a client's handshake, the string commands and
-//! MULTI; frozen, it neither accepts nor answers while the kernel goes on completing connections, as a stopped Redis
+//! MULTI, and for a cluster of one; frozen, it neither accepts nor answers while the kernel goes on completing connections, as a stopped Redis
 //! does; given a service time, it has a capacity, and a line before it. Leaves truth to real servers ([`crate::server`]). Fails with a [`LabError`] when it cannot bind.
 
 mod desk;

@@ -88,6 +88,7 @@ impl Session {
             ("COMMAND", _) => Reply::Array(Vec::new()),
             ("ROLE", []) => self.role(),
             ("INFO", sections) => Reply::Text(self.info(sections)),
+            ("CLUSTER", [sub]) => self.cluster(&sub.to_ascii_uppercase()),
             ("CLIENT", [sub, rest @ ..]) => {
                 let sub = String::from_utf8_lossy(sub).to_uppercase();
                 self.client(&sub, rest)
@@ -96,6 +97,21 @@ impl Session {
                 let known = self.world.apply(name, args);
                 known.unwrap_or_else(|| Reply::error(format!("ERR unknown command '{name}'")))
             }
+        }
+    }
+
+    /// It is all of a cluster.
+    fn cluster(&self, sub: &[u8]) -> Reply {
+        let id = replication_id(&self.world.addr);
+        match (sub, self.world.addr.rsplit_once(':')) {
+            (b"MYID", _) => Reply::bulk(id),
+            (b"SLOTS", Some((ip, port))) => {
+                let port = Reply::Int(port.parse().unwrap_or(0));
+                let node = Reply::Array(vec![Reply::bulk(ip), port, Reply::bulk(id)]);
+                let slots = [Reply::Int(0), Reply::Int(16_383), node];
+                Reply::Array(vec![Reply::Array(slots.into())])
+            }
+            _ => Reply::error("ERR unknown subcommand"),
         }
     }
 

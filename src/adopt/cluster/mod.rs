@@ -94,24 +94,37 @@ impl Layer<ClusterConnection> for GuardLayer {
 /// Those of a guard, under its name. `redis.holdfast.breaker.transitions` counts those of all nodes; `redis.holdfast.breaker.state` is that of
 /// the node that changed last: ask [`circuits`](Self::circuits).
 ///
-/// ```no_run
-/// use redis_holdfast::{ServiceConnection, layer::GuardLayer, redis};
+/// ```
+/// use redis_holdfast::{ServiceConnection, layer::{CircuitState, GuardLayer}, redis};
 /// use redis::{AsyncCommands, cluster::ClusterClient};
 /// use std::time::Duration;
 /// use tower::Layer;
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let client = ClusterClient::builder(["redis://node-1:6379", "redis://node-2:6379"])
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let nodes = ["redis://node-1:6379", "redis://node-2:6379"];
+/// # let server = holdfast_lab::Embedded::start().await?; // a cluster of one
+/// # let nodes = [server.url()];
+/// let client = ClusterClient::builder(nodes)
 ///     .connection_timeout(Duration::from_millis(250))
 ///     .response_timeout(Duration::from_millis(250))
+/// #   .connection_timeout(Duration::from_secs(30)) // the machine may be busy
+/// #   .response_timeout(Duration::from_secs(30))
 ///     .build()?;
 /// let guard = GuardLayer::builder().call_timeout(Duration::from_millis(250)).build()?;
+/// # let guard = GuardLayer::builder().call_timeout(Duration::from_secs(30)).build()?;
 /// let guarded = guard.layer(client.get_async_connection().await?);
 /// let mut connection = ServiceConnection::new(guarded.clone());
 /// let hits: u64 = connection.incr("hits", 1).await?;
+/// assert_eq!(hits, 1);
+///
+/// // The map is read in the background.
+/// # let until = tokio::time::Instant::now() + Duration::from_secs(30);
+/// # while guarded.circuits().is_empty() && tokio::time::Instant::now() < until { tokio::time::sleep(Duration::from_millis(1)).await }
 /// for (node, circuit) in guarded.circuits() {
 ///     println!("{node}: {:?}", circuit.state());
 /// }
+/// let of_hits = guarded.circuit_of("hits").expect("its node is known");
+/// assert_eq!(of_hits.state(), CircuitState::Closed);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]

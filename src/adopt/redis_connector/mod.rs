@@ -40,12 +40,17 @@ use crate::{
 ///
 /// Each call is packed twice, and copied once more on its way.
 ///
-/// ```no_run
+/// ```
 /// use redis_holdfast::{Client, RedisConnector, redis::AsyncCommands};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let redis = Client::builder("redis://cache.internal:6379")?.connector(RedisConnector::new()).build()?;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url = "redis://cache.internal:6379";
+/// # let server = holdfast_lab::Embedded::start().await?;
+/// # let url: &str = &server.url();
+/// let redis = Client::builder(url)?.connector(RedisConnector::new()).build()?;
+/// # let redis = redis.with_call_timeout(std::time::Duration::from_secs(30)); // the machine may be busy
 /// let hits: u64 = redis.clone().incr("hits", 1).await?;
+/// assert_eq!(hits, 1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]

@@ -71,6 +71,7 @@ pub enum CircuitState {
 /// assert_eq!(watch.changed().await, Some(CircuitState::ForcedOpen));
 /// circuit.release();
 /// assert_ne!(circuit.state(), CircuitState::ForcedOpen);
+/// circuit.force_closed(); // Nobody judges now, for example while the probe itself is broken.
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -460,6 +461,7 @@ impl fmt::Debug for Circuit {
 /// # let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
 /// # let service = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
 /// let mut watch: CircuitWatch = service.circuit().watch();
+/// assert_eq!(watch.current(), CircuitState::Closed);
 /// service.circuit().force_closed();
 /// assert_eq!(watch.changed().await, Some(CircuitState::ForcedClosed));
 /// drop(service);

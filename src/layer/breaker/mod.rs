@@ -62,11 +62,12 @@ pub use probe::Probe;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
-/// let mut service = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.layer(server);
+/// let breaker = BreakerLayer::new(BreakerPolicy::default(), Probe::ping())?.name("sessions").max_in_flight(256);
+/// let mut service = breaker.layer(server);
 /// service.call(Request::from(&redis::cmd("PING"))).await?;
 /// service.circuit().force_open();
-/// let refused = service.call(Request::from(&redis::cmd("PING"))).await;
-/// assert!(refused.unwrap_err().is_circuit_open());
+/// let refused = service.call(Request::from(&redis::cmd("PING"))).await.unwrap_err();
+/// assert_eq!((refused.is_circuit_open(), refused.endpoint()), (true, Some("sessions")));
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]

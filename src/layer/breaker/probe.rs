@@ -25,9 +25,10 @@ pub(super) type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
 /// use redis_holdfast::{Request, layer::Probe, redis};
 /// use std::time::Duration;
 ///
-/// let probe = Probe::request(Request::from(redis::cmd("EXISTS").arg("canary"))).within(Duration::from_millis(100));
+/// let usual = Probe::ping().within(Duration::from_millis(100));
+/// let command = Probe::request(Request::from(redis::cmd("EXISTS").arg("canary")));
 /// let other = Probe::with(|| async { std::fs::exists("/run/redis-is-back").unwrap_or(false) });
-/// # let _ = (probe, other);
+/// # let _ = (usual, command, other);
 /// ```
 #[derive(Clone)]
 pub struct Probe {

@@ -55,6 +55,23 @@ impl BudgetLayer {
 
     /// Gives a request the whole milliseconds in its header `name`, where that is less than the limit: for example
     /// `x-envoy-expected-rq-timeout-ms`, or a name of your own.
+    ///
+    /// ```
+    /// # use redis_holdfast::{deadline, layer::BudgetLayer};
+    /// # use http::{HeaderName, Request};
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use tokio::time::Instant;
+    /// # use tower::{Layer, Service, service_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let api = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(deadline::current()) });
+    /// let of_envoy = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+    /// let mut api = BudgetLayer::new(Duration::from_secs(60)).header(of_envoy).layer(api);
+    /// let request = Request::builder().header("x-envoy-expected-rq-timeout-ms", "800").body(())?;
+    /// // What the API is told of its time: the header's 800 ms, less than its own minute.
+    /// let ends = api.call(request).await?.expect("a deadline");
+    /// assert!(ends < Instant::now() + Duration::from_secs(1));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn header(self, name: HeaderName) -> BudgetLayer<Header> {
         self.with(Header(name))

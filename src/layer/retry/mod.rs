@@ -53,7 +53,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = service_fn(|_: Request| async { Ok::<_, Error>(Reply::from(Value::Okay)) });
-/// let retry = RetryLayer::new(RetryPolicy::default().attempts(2))?;
+/// let retry = RetryLayer::new(RetryPolicy::default().attempts(2))?.name("sessions");
 /// let mut service = TimeoutLayer::new(Duration::from_millis(250)).layer(retry.layer(server));
 /// service.call(Request::from(redis::cmd("GET").arg("k"))).await?;
 /// # Ok(()) }

@@ -33,10 +33,10 @@ use super::{
 ///
 /// # Examples
 /// ```
-/// use redis_holdfast::dns::Hickory;
+/// use redis_holdfast::dns::{Families, Hickory};
 ///
-/// let as_the_system_does = Hickory::system();
-/// let through_this_server = Hickory::servers(["10.96.0.10:53".parse()?]);
+/// let as_the_system_does = Hickory::system().families(Families::V4Only);
+/// let through_this_server = Hickory::servers(["10.96.0.10:53".parse()?]).hosts_file("/etc/hosts");
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 pub struct Hickory {

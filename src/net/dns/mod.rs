@@ -106,6 +106,11 @@ pub(crate) fn default_resolver(policy: &DnsPolicy) -> Arc<dyn Resolve> {
 /// let found = Resolution::addresses([address], ttl);
 /// assert_eq!(found.v4, Answer::positive(vec![address], ttl));
 /// assert_eq!(found.v6, Answer::Negative { reason: NoAddress::NoData, ttl });
+///
+/// let gone = Resolution::negative(NoAddress::NxDomain, ttl);
+/// let unknown = Resolution::transient("registry unreachable"); // What was known stays in use.
+/// let half = Resolution::new(found.v4, unknown.v6);
+/// # let _ = (gone, half);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

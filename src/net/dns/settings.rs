@@ -22,7 +22,13 @@ use super::{Answer, Resolution};
 /// use std::time::Duration;
 /// use redis_holdfast::{Config, dns::{DnsPolicy, Families}};
 ///
-/// let policy = DnsPolicy::default().max_refresh(Duration::from_secs(10)).families(Families::V4Only);
+/// let policy = DnsPolicy::default()
+///     .min_refresh(Duration::from_secs(2))
+///     .max_refresh(Duration::from_secs(10))
+///     .urgent_every(Duration::from_millis(250))
+///     .lookup_timeout(Duration::from_secs(1))
+///     .rotation_memory(Duration::from_secs(3600))
+///     .families(Families::V4Only);
 /// let config = Config::builder("redis://cache.internal").dns(policy).build()?;
 /// # Ok::<(), redis_holdfast::ConfigError>(())
 /// ```
