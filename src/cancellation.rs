@@ -27,7 +27,7 @@ use tower::Service;
 
 use self::peer::{Pipes, World, of_key};
 use crate::{
-    BreakerPolicy, Config, Error, ErrorKind, Request,
+    BreakerPolicy, Config, Error, ErrorKind, Request, ears,
     layer::{ResilienceLayer, ResilienceService},
 };
 
@@ -64,7 +64,7 @@ impl Tally {
 
 /// One operation whose answer can be nobody else's; says whether that is what came.
 async fn ask(stack: &mut Stack, number: u64, limit: Option<Duration>) -> Result<bool, Error> {
-    let word = format!("<{number}>");
+    let word = format!("<canary {number}>");
     let of = of_key(word.as_bytes());
     let mut call = async |request: Request| {
         let request = match limit {
@@ -153,6 +153,7 @@ async fn caller(mut stack: Stack, tally: Arc<Tally>, numbers: Arc<AtomicU64>) {
             Some(Err(error)) => {
                 let ours = !matches!(error.kind(), ErrorKind::Redis | ErrorKind::Protocol);
                 assert!(ours, "the reply to {number} was somebody else's: {error:?}");
+                ears::discreet(format_args!("{error} {error:?}"));
                 // What fails while a link is away proves little: most operations are to be served.
                 sleep(Duration::from_millis(20)).await;
                 &tally.failed
@@ -163,6 +164,7 @@ async fn caller(mut stack: Stack, tally: Arc<Tally>, numbers: Arc<AtomicU64>) {
 }
 
 async fn storm(dialect: &str, resp3: bool, pushes: bool) {
+    ears::watch();
     let world = Arc::new(World::new(pushes));
     let protocol = if resp3 { "?protocol=resp3" } else { "" };
     // Here links are cut all the time, and an open circuit would only refuse.

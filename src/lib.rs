@@ -107,6 +107,9 @@ mod channel;
 mod client;
 mod config;
 pub mod deadline;
+#[cfg(test)]
+#[path = "../tests/common/ears.rs"]
+mod ears;
 mod error;
 mod health;
 #[cfg(test)]

@@ -36,6 +36,7 @@ const QUIET: Duration = SECOND;
 const LONG: Duration = Duration::from_secs(15);
 
 async fn guarded(cluster: &Cluster, name: &str) -> ClusterGuard {
+    watch();
     let client = ClusterClient::builder(cluster.urls())
         .connection_timeout(CALL_TIMEOUT)
         .response_timeout(CALL_TIMEOUT)

@@ -141,7 +141,7 @@ async fn where_no_fence_is_permitted_the_plain_rules_hold_and_health_says_so() {
         for rule in ["-client|kill", "-client|list"] {
             let said = stage
                 .server
-                .tell(&["ACL", "SETUSER", "default", rule])
+                .tell(&["ACL", "SETUSER", USER, rule])
                 .await
                 .unwrap();
             assert_eq!(said.trim(), "+OK");

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use common::*;
+use common::{ears::CANARY, *};
 use holdfast_lab::{Mode, Proxy, RespFake, Server};
 use redis_holdfast::dns::{Lookup, NoAddress, Resolution, Resolve};
 use redis_holdfast::redis::{self, Cmd, RedisError};
@@ -19,8 +19,6 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
-/// Part of every secret here, whatever is done to the rest of it.
-const CANARY: &str = "canary";
 const PASSWORD: &str = "canary-password";
 const KEY: &str = "canary-key";
 const VALUE: &str = "canary-value";
@@ -327,6 +325,42 @@ fn configurations(at: SocketAddr, printed: &Printed) {
         let error = Config::builder(&unsound).build().unwrap_err();
         printed.error(&error);
         printed.error(&RedisError::from(error));
+    }
+}
+
+/// What all other suites rely upon: there nobody looks at the end.
+#[test]
+fn a_secret_that_is_shown_ends_the_process_of_its_test() {
+    const MARK: &str = "HOLDFAST_SHOWS";
+    let counted = || metrics::counter!("calls", "key" => KEY).increment(1);
+    match std::env::var(MARK).as_deref() {
+        Ok("nothing") => watch(),
+        Ok("field") => {
+            watch();
+            tracing::trace!(target: "redis_holdfast::call", key = KEY);
+        }
+        Ok("label") => {
+            watch();
+            counted();
+        }
+        Ok(_) => ears::discreet(format_args!("{:?}", Some(VALUE))),
+        Err(_) => {
+            for shown in ["nothing", "field", "label", "print"] {
+                let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+                child.args([
+                    "--exact",
+                    "a_secret_that_is_shown_ends_the_process_of_its_test",
+                ]);
+                let ended = child.env(MARK, shown).output().unwrap();
+                assert_eq!(ended.status.success(), shown == "nothing", "{shown}");
+                let said = String::from_utf8_lossy(&ended.stderr);
+                assert_eq!(
+                    said.contains("a secret was shown"),
+                    shown != "nothing",
+                    "{said}"
+                );
+            }
+        }
     }
 }
 

@@ -27,6 +27,7 @@ async fn set(replicas: usize) -> Option<SentinelSet> {
 }
 
 async fn reader(set: &SentinelSet, read_from: ReadFrom) -> Client {
+    watch();
     let builder = Client::builder(&set.url()).unwrap();
     let builder = builder.call_timeout(CALL_TIMEOUT).read_from(read_from);
     let client = builder.build().unwrap();
@@ -36,14 +37,14 @@ async fn reader(set: &SentinelSet, read_from: ReadFrom) -> Client {
 
 async fn get(client: &Client) -> RedisResult<Option<String>> {
     cmd("GET")
-        .arg("asked")
+        .arg("canary-asked")
         .query_async(&mut client.clone())
         .await
 }
 
 async fn put(client: &Client) -> RedisResult<()> {
     cmd("SET")
-        .arg("asked")
+        .arg("canary-asked")
         .arg("1")
         .query_async(&mut client.clone())
         .await
@@ -114,24 +115,24 @@ async fn reads_are_spread_over_the_replicas_and_everything_else_goes_to_the_prim
         // A pipeline of reads, and three that are none.
         let mut reads = pipe();
         let _: Vec<Option<String>> = reads
-            .get("asked")
-            .get("asked")
+            .get("canary-asked")
+            .get("canary-asked")
             .query_async(&mut shared)
             .await
             .unwrap();
         let _: (Option<String>, ()) = pipe()
-            .get("asked")
-            .set("asked", turn)
+            .get("canary-asked")
+            .set("canary-asked", turn)
             .query_async(&mut shared)
             .await
             .unwrap();
         let _: (Option<String>,) = pipe()
             .atomic()
-            .get("asked")
+            .get("canary-asked")
             .query_async(&mut shared)
             .await
             .unwrap();
-        let mine = Request::from(cmd("GET").arg("asked")).with_read_from(ReadFrom::Primary);
+        let mine = Request::from(cmd("GET").arg("canary-asked")).with_read_from(ReadFrom::Primary);
         client.service().call(mine).await.unwrap();
     }
     // Of 300 reads for replicas each has its half; 300 were for the primary.
@@ -234,7 +235,7 @@ async fn a_read_that_may_have_run_is_asked_elsewhere_once_and_only_if_it_may_be_
         for nth in [1, 2] {
             set.node(nth).proxy().set(Mode::CutDown(1));
         }
-        let read = Request::from(cmd("GET").arg("asked")).with_replay(replay);
+        let read = Request::from(cmd("GET").arg("canary-asked")).with_replay(replay);
         let error = client.service().call(read).await.unwrap_err();
         assert_eq!(
             error.kind(),

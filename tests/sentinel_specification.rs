@@ -409,7 +409,7 @@ async fn c12_replicas_are_those_that_the_sentinels_list_and_that_say_so_themselv
     list(&[replica, stranger.addr()]);
     let writer = connect(&url(&all)).await;
     let put: redis_holdfast::redis::RedisResult<()> = redis_holdfast::redis::cmd("SET")
-        .arg("asked")
+        .arg("canary-asked")
         .arg("ours")
         .query_async(&mut writer.clone())
         .await;

@@ -55,7 +55,7 @@ struct Score {
 impl Pair {
     /// `row` names the client, for its metrics and the figure.
     async fn connect(row: &str, ours: &str, bare: &str) -> Self {
-        gauges::listen();
+        watch();
         let row = row.replace([' ', '/'], "_");
         let ours = Client::builder(ours).unwrap().name(row.as_str());
         let ours = ours.call_timeout(PATIENCE).build().unwrap();

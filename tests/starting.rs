@@ -27,6 +27,7 @@ use tower::Service;
 const AT_ONCE: Duration = ms(100);
 
 fn builder(url: &str) -> Builder {
+    watch();
     Client::builder(url).unwrap().call_timeout(CALL_TIMEOUT)
 }
 

@@ -143,7 +143,7 @@ async fn caller<C: Connect>(client: Client<C>, tally: Arc<Tally>, goal: u64, num
     let mut round = 0_u64;
     while tally.proven() < goal {
         round += 1;
-        let unique = format!("<{number}:{round}:{:x}>", fastrand::u64(..));
+        let unique = format!("<canary:{number}:{round}:{:x}>", fastrand::u64(..));
         let limit = Duration::from_micros(fastrand::u64(50..4_000));
         let mut client = match fastrand::bool() {
             true => client.clone(),
@@ -269,7 +269,7 @@ async fn storm<C: Connect>(over: C, protocol: &str, pushes: bool) {
     let Some(server) = server_or_skip().await else {
         return;
     };
-    gauges::listen();
+    watch();
     let server = Arc::new(server);
     let name = format!("{protocol}-{pushes}-{}", by::<C>().len());
     let proxy = Arc::new(Proxy::start(server.addr()).await.unwrap());

@@ -30,6 +30,7 @@ impl Peer {
         F: Fn(TcpStream, usize) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
+        super::watch();
         let listener = TcpListener::bind((holdfast_lab::ip(), 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let dials = Arc::<Mutex<Vec<Instant>>>::default();

@@ -10,7 +10,7 @@ use redis_holdfast::redis::{self, aio::ConnectionLike};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{CALL_TIMEOUT, GRACE, class, ms};
+use super::{CALL_TIMEOUT, GRACE, class, ms, watch};
 
 /// What a flood came to so far.
 #[derive(Default)]
@@ -31,6 +31,7 @@ pub async fn flood<C>(client: C, rate: u32, duration: Duration, tally: Arc<Tally
 where
     C: ConnectionLike + Clone + Send + 'static,
 {
+    watch();
     let meter = LagMeter::start();
     let started = Instant::now();
     let (mut calls, mut seq) = (JoinSet::new(), 0_u64);
@@ -53,7 +54,7 @@ where
 async fn one(mut client: impl ConnectionLike, seq: u64, tally: Arc<Tally>) {
     let now = tally.outstanding.fetch_add(1, Relaxed) + 1;
     tally.peak.fetch_max(now, Relaxed);
-    let key = format!("flood:{}", seq / 2 % 1000);
+    let key = format!("canary-flood:{}", seq / 2 % 1000);
     let begun = Instant::now();
     let ended = if seq.is_multiple_of(2) {
         let set = redis::cmd("SET").arg(&key).arg(&key).take();

@@ -10,6 +10,8 @@ use metrics::{
 };
 use redis_holdfast::telemetry::names;
 
+use super::ears::discreet;
+
 /// A recorder that forgets nothing; clients bring it up to date once a second and when they shut down.
 #[derive(Clone, Default)]
 struct Book(Arc<Mutex<HashMap<Key, Arc<AtomicU64>>>>);
@@ -67,6 +69,7 @@ fn rows(name: &str, family: &str, label: &str) -> Vec<u64> {
 
 impl Book {
     fn cell(&self, key: &Key) -> Arc<AtomicU64> {
+        discreet(format_args!("{key:?}"));
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         book.entry(key.clone()).or_default().clone()
     }

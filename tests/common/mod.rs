@@ -15,13 +15,15 @@ pub mod flood;
 pub mod gauges;
 pub mod sentinel;
 
+use std::error::Error as _;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use holdfast_lab::load::{Kind, Lag, Report, Running};
-use holdfast_lab::{Load, Op, Outcome, Proxy, Server, server_or_skip};
+use holdfast_lab::{Load, Op, Outcome, Proxy, Server};
 use redis_holdfast::layer::{Connect, LinkConnector};
 use redis_holdfast::redis::{self, RedisError, aio::ConnectionLike};
-use redis_holdfast::{Client, Error};
+use redis_holdfast::{Client, Error, ErrorKind};
 use tokio::time::{Instant, sleep};
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -40,6 +42,15 @@ pub fn is_full() -> bool {
     std::env::var_os("HOLDFAST_FULL").is_some()
 }
 
+/// From now on nothing that a client of this process says or counts may show a secret: its test ends where it does.
+pub fn watch() {
+    ears::watch();
+    gauges::listen();
+}
+
+/// Who the client of a stage is on its server; others need no password there.
+pub const USER: &str = "canary";
+
 /// A server behind a proxy, and a client that has connected through it.
 pub struct Stage<C: Connect = LinkConnector> {
     pub server: Server,
@@ -54,9 +65,14 @@ pub async fn stage() -> Option<Stage> {
 
 /// The same, over the connections that `connector` makes.
 pub async fn stage_over<C: Connect>(connector: C) -> Option<Stage<C>> {
-    let server = server_or_skip().await?;
+    let options = [("--user", USER), ("on", ">canary-password")];
+    let rights = [("allkeys", "allchannels"), ("+@all", "+@all")];
+    let server = options.into_iter().chain(rights);
+    let server = server.fold(Server::builder(), |server, (one, two)| server.arg(one, two));
+    let server = server.start_or_skip().await?;
     let proxy = Proxy::start(server.addr()).await.unwrap();
-    let client = connect_over(connector, &proxy.url(), "redis").await;
+    let url = format!("redis://{USER}:canary-password@{}/", proxy.addr());
+    let client = connect_over(connector, &url, "redis").await;
     Some(Stage {
         server,
         proxy,
@@ -76,6 +92,7 @@ pub async fn connect_as(url: &str, name: &str) -> Client {
 
 /// The same, over the connections that `connector` makes.
 pub async fn connect_over<C: Connect>(connector: C, url: &str, name: &str) -> Client<C> {
+    watch();
     let client = Client::builder(url)
         .unwrap()
         .call_timeout(CALL_TIMEOUT)
@@ -84,6 +101,7 @@ pub async fn connect_over<C: Connect>(connector: C, url: &str, name: &str) -> Cl
         .build()
         .unwrap();
     client.wait_ready(SECOND * 5).await.unwrap();
+    ears::discreet(format_args!("{client:?} {:?}", client.service()));
     client
 }
 
@@ -101,6 +119,7 @@ pub fn start<C>(client: C, rate: u32, duration: Duration) -> Running
 where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
+    watch();
     Load::new(rate)
         .duration(duration)
         .deadline(CALL_TIMEOUT)
@@ -141,17 +160,33 @@ pub async fn call<C: ConnectionLike>(mut client: C, op: Op) -> Outcome {
     ended.unwrap_or_else(|error| Outcome::failed(class(&error)))
 }
 
-/// The kind of our error, or of redis'.
+/// The kind of our error, or of redis'. That it shows no secret is looked at as often as at calls.
 pub fn class(error: &RedisError) -> String {
     match Error::find_in(error) {
-        Some(ours) => format!(
-            "{}/{}{}",
-            ours.kind().as_str(),
-            ours.phase(),
-            if ours.may_have_executed() { "?" } else { "" }
-        ),
+        Some(ours) => {
+            static SEEN: AtomicU64 = AtomicU64::new(0);
+            if ears::is_looked_at(&SEEN) {
+                look_at(error, ours);
+            }
+            format!(
+                "{}/{}{}",
+                ours.kind().as_str(),
+                ours.phase(),
+                if ours.may_have_executed() { "?" } else { "" }
+            )
+        }
         None if error.is_timeout() => "timeout".to_owned(),
         None => format!("redis {:?}", error.kind()),
+    }
+}
+
+fn look_at(error: &RedisError, ours: &Error) {
+    ears::discreet(format_args!("{error} {error:?} {ours} {ours:?}"));
+    // Of a server's words the error behind ours keeps all: they are the answer.
+    let mut source = ours.source().filter(|_| ours.kind() != ErrorKind::Redis);
+    while let Some(error) = source {
+        ears::discreet(format_args!("{error} {error:?}"));
+        source = error.source();
     }
 }
 

@@ -187,7 +187,7 @@ pub fn told(error: &redis::RedisError) -> String {
 /// One read, and what came of it.
 pub async fn ask(client: &Client) -> Result<Option<String>, redis::RedisError> {
     redis::cmd("GET")
-        .arg("asked")
+        .arg("canary-asked")
         .query_async(&mut client.clone())
         .await
 }

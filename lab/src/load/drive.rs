@@ -126,8 +126,8 @@ fn op(seq: u64, run: &str) -> Op {
     Op {
         seq,
         kind: kind(seq),
-        key: format!("load:{run}:{pair}"),
-        value: format!("value:{run}:{pair}"),
+        key: format!("canary-key:{run}:{pair}"),
+        value: format!("canary-value:{run}:{pair}"),
     }
 }
 

@@ -39,6 +39,7 @@ pub struct Op {
     /// Even numbers write, odd ones read what the number before wrote.
     pub kind: Kind,
     /// The same for a write and the read after it, else unique.
+    /// Holds the word `canary`, and so does the value: who prints it is found out.
     pub key: String,
     /// What is written; for a read, the only value it may find. Unique per pair, in time and over runs.
     pub value: String,
