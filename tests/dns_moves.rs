@@ -61,7 +61,7 @@ impl<C: Connect> Move<C> {
         }
     }
 
-    /// Lookups that began in a span of time: each is one A query, and a query that is not answered is not repeated.
+    /// Lookups that began from one moment to another: each is one A query, and a query that is not answered is not repeated.
     fn lookups(&self, from: Instant, to: Instant) -> usize {
         let log = self.dns.query_log();
         let within = |asked: &&holdfast_lab::dns::Asked| (from..=to).contains(&asked.at);
@@ -100,13 +100,17 @@ async fn moved_off_a_black_hole<C: Connect>(
     let refused = refused_within(&report, onset, ms(600), heal);
     let recovered = recovered_within(&report, heal, ms(500));
     let (lookups, span) = (stage.lookups(onset, heal), heal - onset);
-    // Two a second, at regular gaps, put one more into a span that begins with one: the fence posts of a fence.
-    let most = 2.0 * span.as_secs_f64() + 1.0;
     assert!(
-        lookups as f64 <= most,
+        lookups as f64 <= 2.0 * span.as_secs_f64(),
         "{lookups} lookups within {span:?} are more than two a second"
     );
-    assert!(lookups >= 2, "the name was hardly asked for: {lookups}");
+    // Half a second to find out, then gaps of 560 ms at most; the machine may have held up one of them.
+    let held_up = report.lag().max_between(onset, heal);
+    let least = span.saturating_sub(ms(500) + held_up).as_secs_f64() / 0.56;
+    assert!(
+        lookups as f64 >= least.floor(),
+        "the name was hardly asked for: {lookups} lookups within {span:?}"
+    );
     println!(
         "FIGURE dns_moves {row}{}: refused {refused:?} after the onset, 99 % ok {recovered:?} after DNS was right, {:.2} lookups/s",
         by::<C>(),
@@ -155,12 +159,9 @@ async fn moved_while_the_old_one_lives<C: Connect>(over: C) {
     );
 }
 
-fn outage(full: u64) -> Duration {
-    if is_full() {
-        SECOND * full as u32
-    } else {
-        SECOND * 2
-    }
+/// Three seconds at least: lookups that saved up for those to come have passed by then.
+fn outage(full: u32) -> Duration {
+    SECOND * if is_full() { full } else { 3 }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -357,12 +357,12 @@ mod tests {
         scene.policy.pace(Pace::Urgent);
         assert_eq!(
             scene.wait(),
-            Some(196),
-            "not within 496 ms of the last start"
+            Some(194),
+            "not within 494 ms of the last start"
         );
         scene.pass(1_700);
         assert_eq!(scene.wait(), Some(0));
-        let tickets = [496, 550, 550, 550, 0].map(|gap| {
+        let tickets = [494, 560, 560, 560, 0].map(|gap| {
             let ticket = scene.policy.start(scene.now);
             assert_eq!(scene.wait().unwrap_or(0), u128::from(gap));
             scene.pass(gap);
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(scene.wait(), None, "five under way are enough");
         scene.pass(240);
         scene.policy.ended(tickets[0], silence(), scene.now);
-        assert_eq!(scene.wait(), Some(310));
+        assert_eq!(scene.wait(), Some(320));
         scene.policy.pace(Pace::Calm);
         assert_eq!(
             scene.wait(),
@@ -566,14 +566,14 @@ mod tests {
                 );
                 assert!(flights.len() <= MOST_FLIGHTS, "seed {seed}");
             }
-            let close = |pair: &[Instant]| pair[1] - pair[0] < Duration::from_millis(496);
+            let close = |pair: &[Instant]| pair[1] - pair[0] < Duration::from_millis(494);
             assert!(!starts.windows(2).any(close), "seed {seed}");
             // From the first of any run of them to its last: two a second, and what may be saved up.
             for (n, first) in starts.iter().enumerate() {
                 for (m, last) in starts.iter().enumerate().skip(n) {
                     let halves = (*last - *first).as_secs_f64() * 2.0;
                     assert!(
-                        (m - n + 1) as f64 <= halves + 1.2 + 1e-6,
+                        (m - n + 1) as f64 <= halves + 1.3 + 1e-6,
                         "seed {seed}: {n} to {m}"
                     );
                 }

@@ -376,7 +376,7 @@ mod tests {
         );
 
         scene.mood(says(2));
-        sleep(Duration::from_millis(497)).await;
+        sleep(Duration::from_millis(500)).await;
         assert_eq!(
             scene.last().addresses,
             [IpAddr::from([10, 0, 0, 2])],

@@ -3,10 +3,10 @@
 //! Owns [`Row`]: lookups between which nothing has rested, and the gap after each. Two promises pull at it, for the default of 500 ms:
 //! what DNS tells right after a lookup is followed within 500 ms, links and all, so gaps are a little *shorter*; and an outage sees no
 //! more than two lookups a second, counted from its onset, which takes gaps that are *longer*: n of them have n + 1 lookups. The onset
-//! of a silence is 0.8 of a gap or more before it is urgent (450 ms by default); the rest is saved in four gaps that are longer by a
-//! tenth, or by three tenths where the row began with a refresh, for that may have started right after the onset.
+//! of a silence is 0.8 of a gap or more before it is urgent (450 ms by default); the rest is saved in four gaps that are longer by
+//! 0.12, or by 0.32 where the row began with a refresh, for that may have started right after the onset.
 //! Promises, in turns of `every`: the sixth lookup starts no sooner than 6 turns after the onset, and so on for ever; between two lie
-//! at least 0.992, from the sixth to the thirtieth no more; in any span there are at most 1.2 lookups more than turns, whatever the pace.
+//! at least 0.988, from the sixth to the twenty-eighth no more; in any span there are at most 1.3 lookups more than turns, whatever the pace.
 //! Leaves when a lookup is due at leisure to [`policy`](super). Pure: time is an argument. Cannot fail.
 
 use std::time::Duration;
@@ -65,7 +65,7 @@ impl Row {
         // A lookup that comes late while all is urgent was held up, and goes on as before.
         if self.rested && (paused(1.5) || (is_refresh && self.refreshes)) {
             let no_refresh = !is_refresh && paused(2.0);
-            self.saves = self.every * if no_refresh { 1 } else { 3 } / 10;
+            self.saves = self.every * if no_refresh { 12 } else { 32 } / 100;
             self.lookups = 0;
         }
         self.lookups = self.lookups.saturating_add(1);
@@ -76,14 +76,14 @@ impl Row {
 
     /// From the last lookup to the next urgent one.
     fn gap(&self) -> Duration {
-        let short = self.every * 124 / 125;
+        let short = self.every * 247 / 250;
         match self.lookups {
             // DNS may well change just after the server did: the second look is not the one to be late.
             0..=1 => short,
             2..=5 => (self.every + self.saves).min(self.most),
             // All that was saved is used up by then.
-            6..=29 => short,
-            30.. => self.every,
+            6..=27 => short,
+            28.. => self.every,
         }
     }
 }
@@ -129,7 +129,7 @@ mod tests {
     fn a_black_hole_sees_two_lookups_a_second_from_its_onset_on() {
         let urgent = Duration::from_millis(450);
         let starts = outage(urgent, None);
-        let expected = millis(&[450, 946, 1_496, 2_046, 2_596, 3_146, 3_642, 4_138]);
+        let expected = millis(&[450, 944, 1_504, 2_064, 2_624, 3_184, 3_678, 4_172]);
         assert_eq!(starts[..8], expected);
         is_two_a_second(&starts, Duration::from_secs(2));
     }
@@ -146,14 +146,14 @@ mod tests {
 
     #[test]
     fn gaps_are_short_while_what_was_saved_lasts() {
-        let short = Duration::from_millis(496);
-        for (refresh, long) in [(None, 550), (Some(Duration::ZERO), 650)] {
+        let short = Duration::from_millis(494);
+        for (refresh, long) in [(None, 560), (Some(Duration::ZERO), 660)] {
             let starts = outage(Duration::from_millis(450), refresh);
             let gaps: Vec<Duration> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert_eq!(gaps[0], short);
             assert_eq!(gaps[1..5], [Duration::from_millis(long); 4]);
-            assert_eq!(gaps[5..29], [short; 24]);
-            assert!(gaps[29..].iter().all(|gap| *gap == EVERY));
+            assert_eq!(gaps[5..27], [short; 22]);
+            assert!(gaps[27..].iter().all(|gap| *gap == EVERY));
         }
     }
 
