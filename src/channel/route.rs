@@ -437,11 +437,13 @@ impl<C: Dial> Future for Routed<C> {
                 },
                 Stage::Refused(error) => return Poll::Ready(Err(error.clone())),
             };
-            let over = match routed.read.take_if(|_| is_no_help(&result)) {
-                Some(read) => routed.go_on(read, result),
-                None => Some(result),
+            let Some(read) = routed.read.take_if(|_| is_no_help(&result)) else {
+                return Poll::Ready(match routed.maybe_run {
+                    true => result.map_err(|error| after(true, error)),
+                    false => result,
+                });
             };
-            if let Some(result) = over {
+            if let Some(result) = routed.go_on(read, result) {
                 return Poll::Ready(result.map_err(|error| after(routed.maybe_run, error)));
             }
         }
