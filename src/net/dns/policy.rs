@@ -362,7 +362,7 @@ mod tests {
         );
         scene.pass(1_700);
         assert_eq!(scene.wait(), Some(0));
-        let tickets = [494, 560, 560, 560, 0].map(|gap| {
+        let tickets = [494, 725, 494, 494, 0].map(|gap| {
             let ticket = scene.policy.start(scene.now);
             assert_eq!(scene.wait().unwrap_or(0), u128::from(gap));
             scene.pass(gap);
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(scene.wait(), None, "five under way are enough");
         scene.pass(240);
         scene.policy.ended(tickets[0], silence(), scene.now);
-        assert_eq!(scene.wait(), Some(320));
+        assert_eq!(scene.wait(), Some(254));
         scene.policy.pace(Pace::Calm);
         assert_eq!(
             scene.wait(),

@@ -118,10 +118,10 @@ impl DnsPolicy {
     /// How often a lookup starts while a link is down. Default 500 ms; legal from 100 ms to 30 s, and at most
     /// [`max_refresh`](Self::max_refresh).
     ///
-    /// A nominal figure. From its onset on an outage sees no more lookups than one each so long, the first included: the second to the
-    /// fifth gap are 12 % longer (32 % where a refresh came just before), the 22 after those 1.2 % shorter, so that a change is
-    /// *found* within it, links and all. An unanswered lookup does not hold back the next. Lower, and a fleet that lost its Redis
-    /// loads the name servers; higher, and a move is followed later.
+    /// A nominal figure. From its onset on an outage sees no more such lookups than one each so long, the first included: the second gap
+    /// is 45 % longer, those around it and the 18 after it 1.2 % shorter, so that a change is *found* within it, links and all. An
+    /// unanswered lookup does not hold back the next. Lower, and a fleet that lost its Redis loads the name servers; higher, and a move is
+    /// followed later.
     #[must_use]
     pub fn urgent_every(mut self, gap: Duration) -> Self {
         self.urgent_every = gap;

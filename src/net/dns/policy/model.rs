@@ -95,41 +95,33 @@ struct World {
     told: usize,
 }
 
-/// A time of urgency, without a break.
+/// A time of urgency, without a break: when what is urgent may have begun, and how many lookups had started when that was known.
 struct Outage {
-    /// When what is urgent may have begun, and how many lookups had started by then.
-    onsets: Vec<(Instant, usize)>,
-    /// The last refresh before it was urgent.
-    latest: Instant,
+    onset: Option<(Instant, usize)>,
 }
 
 impl Outage {
-    /// For what is urgent `now`: 0.8 of a turn ago at the latest, or right before one of the latest refreshes before that.
-    fn onsets(starts: &[(Instant, Pace)], now: Instant, every: Duration) -> Vec<(Instant, usize)> {
-        let is_refresh = |(_, pace): &&(Instant, Pace)| *pace == Pace::Calm;
-        let refreshes = starts.iter().rev().take(4).take_while(is_refresh).count();
-        let (former, refreshes) = starts.split_at(starts.len() - refreshes);
-        let first = refreshes.first().map_or(now, |(at, _)| *at);
-        let urgent = former.last().filter(|(_, pace)| *pace == Pace::Urgent);
-        if urgent.is_some_and(|(last, _)| first - *last < every * 3 / 2) {
-            // It follows another outage at once, and is a part of that one.
-            return Vec::new();
-        }
-        let known = now - every * 4 / 5;
-        let earlier = refreshes.iter().map(|(at, _)| *at).filter(|at| *at < known);
-        let onsets = earlier.chain([known]);
-        onsets.zip(former.len()..).collect()
+    /// For what is urgent `now`: 0.8 of a turn ago at the latest. `None` where it follows another outage at once, and is a part of that one.
+    fn onset(
+        starts: &[(Instant, Pace)],
+        now: Instant,
+        every: Duration,
+    ) -> Option<(Instant, usize)> {
+        let urgent = starts.last().filter(|(_, pace)| *pace == Pace::Urgent);
+        let is_part = urgent.is_some_and(|(last, _)| now - *last < every * 3 / 2);
+        (!is_part).then(|| (now - every * 4 / 5, starts.len()))
     }
 
-    /// Six turns later, and from then on, there were no more lookups than turns, whenever it began.
+    /// Three turns later, and from then on, there were no more urgent lookups than turns.
     fn is_seen_by(&self, starts: &[(Instant, Pace)], every: Duration) {
         let now = starts.last().expect("just begun").0;
-        let late = |(onset, _): &&(Instant, usize)| now - (*onset).max(self.latest) >= every * 6;
-        for (onset, before) in self.onsets.iter().filter(late) {
-            let (lookups, turns) = (starts.len() - before, now - *onset);
-            let holds = lookups as f64 <= turns.as_secs_f64() / every.as_secs_f64() + 1e-6;
-            assert!(holds, "{lookups} lookups in {turns:?}");
-        }
+        let Some((onset, before)) = self.onset.filter(|(onset, _)| now - *onset >= every * 3)
+        else {
+            return;
+        };
+        let (lookups, turns) = (starts.len() - before, now - onset);
+        let holds = lookups as f64 <= turns.as_secs_f64() / every.as_secs_f64() + 1e-6;
+        assert!(holds, "{lookups} lookups in {turns:?}");
     }
 }
 
@@ -169,11 +161,10 @@ impl World {
         } else if self.outage.is_none() {
             let every = self.settings.urgent_every;
             // Where no gap may be longer nothing can be saved.
-            let saves = every * 13 / 10 <= self.settings.max_refresh;
-            let onsets = saves.then(|| Outage::onsets(&self.starts, self.now, every));
+            let saves = every * 29 / 20 <= self.settings.max_refresh;
+            let onset = saves.then(|| Outage::onset(&self.starts, self.now, every));
             self.outage = Some(Outage {
-                onsets: onsets.unwrap_or_default(),
-                latest: self.starts.last().map_or(self.now, |(at, _)| *at),
+                onset: onset.flatten(),
             });
         }
     }
