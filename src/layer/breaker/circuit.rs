@@ -18,13 +18,14 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 use super::{
     judge::Judgement,
     machine::{Machine, Trip},
+    pace::{Pace, SILENCE},
     permit::Permit,
-    probe::ProbeFn,
+    probe::Tries,
 };
 use crate::{
     Error, ErrorKind, Phase,
     backoff::Backoff,
-    config::{BreakerPolicy, defaults},
+    config::BreakerPolicy,
     task::{Kept, Owned, spawn_owned},
     telemetry::{labels::Transition, metrics::Metrics, span},
 };
@@ -86,7 +87,7 @@ pub(super) struct Core {
     /// Calls that took a place while admission grew.
     in_ramp: AtomicUsize,
     states: watch::Sender<CircuitState>,
-    probe: ProbeFn,
+    probe: Tries,
     prober: Mutex<Option<Owned>>,
     /// A prober runs.
     kept: Arc<AtomicBool>,
@@ -106,6 +107,7 @@ struct State {
     failed_at: Option<Instant>,
     /// When an attempt was last served.
     served_at: Option<Instant>,
+    pace: Pace,
 }
 
 impl State {
@@ -115,8 +117,24 @@ impl State {
     }
 }
 
-/// A call that waited so long in vain puts its endpoint in doubt, and the probe is given as long to dispel it.
-const SILENCE: Duration = defaults::STALL_AFTER;
+/// An attempt that a circuit has admitted.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    /// The circuit's at that time.
+    pub(super) word: u64,
+    pub(super) begun: Instant,
+}
+
+impl Attempt {
+    fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.begun)
+    }
+
+    /// It puts its endpoint in doubt.
+    fn was_in_vain(&self, now: Instant) -> bool {
+        self.waited(now) >= SILENCE
+    }
+}
 
 /// The low bits of the word.
 const CLOSED: u64 = 0;
@@ -131,17 +149,19 @@ impl Circuit {
     pub(super) fn new(
         policy: BreakerPolicy,
         cap: usize,
-        probe: ProbeFn,
+        probe: Tries,
         endpoint: Arc<str>,
         metrics: Metrics,
     ) -> Self {
         let refusal = |detail: &'static str| {
             Error::new(ErrorKind::CircuitOpen, Phase::Queue, detail).at(&endpoint)
         };
+        let now = Instant::now();
         let state = State {
-            machine: Machine::new(policy.clone(), Instant::now()),
+            machine: Machine::new(policy.clone(), now),
             failed_at: None,
             served_at: None,
+            pace: Pace::new(now),
         };
         Self(Arc::new(Core {
             word: AtomicU64::new(CLOSED),
@@ -264,14 +284,9 @@ impl Core {
         self.in_ramp.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// An attempt that the circuit of `word` admitted and that began at `begun` has ended.
-    pub(super) fn record(
-        self: &Arc<Self>,
-        word: u64,
-        begun: Instant,
-        judgement: Judgement,
-        now: Instant,
-    ) {
+    /// The attempt has ended.
+    pub(super) fn record(self: &Arc<Self>, attempt: Attempt, judgement: Judgement, now: Instant) {
+        let Attempt { word, begun, .. } = attempt;
         let same = || generation(self.word.load(Ordering::Relaxed)) == generation(word);
         if judgement == Judgement::Neutral || !same() {
             return;
@@ -285,6 +300,7 @@ impl Core {
             state.machine.on_calls(1, now);
             state.machine.on_link_success();
             state.served_at = Some(now);
+            state.pace.on_served(attempt.waited(now), now);
             return;
         }
         // Those who waited together for one dead connection are one failure in a row, and as many in the window.
@@ -304,24 +320,26 @@ impl Core {
             self.shift(&mut state, OPEN, Some(transition));
             drop(state);
             self.start_probing();
-        } else if now.saturating_duration_since(begun) >= SILENCE && state.is_silent_since(begun) {
-            drop(state);
-            self.doubt(word, begun);
+        } else {
+            self.doubt(attempt, now, state);
         }
     }
 
     /// An attempt that several circuits admitted has failed, and nobody says by whose endpoint: counted for none, but in doubt.
-    pub(super) fn suspect(self: &Arc<Self>, word: u64, begun: Instant, now: Instant) {
-        let is_same = generation(self.word.load(Ordering::Relaxed)) == generation(word);
-        let has_waited = now.saturating_duration_since(begun) >= SILENCE;
-        if is_same && has_waited && self.lock().is_silent_since(begun) {
-            self.doubt(word, begun);
+    pub(super) fn suspect(self: &Arc<Self>, attempt: Attempt, now: Instant) {
+        if generation(self.word.load(Ordering::Relaxed)) == generation(attempt.word) {
+            self.doubt(attempt, now, self.lock());
         }
     }
 
-    /// A call waited in vain while nobody else was served: the probe is asked whether the endpoint is there at all, and if it is silent too the
-    /// circuit opens. Who counts failures alone pays five deadlines for a black hole.
-    fn doubt(self: &Arc<Self>, word: u64, since: Instant) {
+    /// Where the attempt waited in vain while nobody else was served, the probe is asked whether the endpoint is there at all, and if it is
+    /// silent too the circuit opens. Who counts failures alone pays five deadlines for a black hole.
+    fn doubt(self: &Arc<Self>, attempt: Attempt, now: Instant, mut state: MutexGuard<'_, State>) {
+        if !attempt.was_in_vain(now) || !state.is_silent_since(attempt.begun) {
+            return;
+        }
+        let usual = state.pace.patience(attempt.waited(now), now);
+        drop(state);
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
@@ -330,24 +348,25 @@ impl Core {
             return;
         };
         let (core, probe) = (Arc::downgrade(self), self.probe.clone());
+        let patience = probe.given.unwrap_or(usual);
         *doubter = Some(spawn_owned(&runtime, async move {
-            let answer = tokio::time::timeout(SILENCE, probe()).await;
+            let answer = tokio::time::timeout(patience, probe.once()).await;
             let Some(core) = core.upgrade() else { return };
             if !answer.unwrap_or(false) {
-                core.condemn(word, since);
+                core.condemn(attempt);
             }
             // Another call may be in doubt as soon as this is told.
             drop(asking);
         }));
     }
 
-    /// Opens the circuit of `word`, unless somebody was served after all.
-    fn condemn(self: &Arc<Self>, word: u64, since: Instant) {
+    /// Opens the circuit that admitted the attempt, unless somebody was served after all.
+    fn condemn(self: &Arc<Self>, attempt: Attempt) {
         let mut state = self.lock();
         let now = self.word.load(Ordering::Relaxed);
-        if generation(now) != generation(word)
+        if generation(now) != generation(attempt.word)
             || mode(now) > RAMPING
-            || !state.is_silent_since(since)
+            || !state.is_silent_since(attempt.begun)
         {
             return;
         }
@@ -381,11 +400,14 @@ impl Core {
         if mode(self.word.load(Ordering::Relaxed)) != OPEN {
             return true;
         }
-        if !state.machine.close(Instant::now()) {
+        let now = Instant::now();
+        if !state.machine.close(now) {
             return false;
         }
         state.failed_at = None;
         state.machine.on_link_success();
+        // It may be another server that answers now, and elsewhere.
+        state.pace = Pace::new(now);
         self.shift(&mut state, RAMPING, Some(Transition::Verified));
         true
     }
@@ -422,10 +444,10 @@ impl Core {
 }
 
 /// Holds the circuit for moments only: the last handle to go ends it.
-async fn probing(core: Weak<Core>, probe: ProbeFn, mut gaps: Backoff, _kept: Kept) {
+async fn probing(core: Weak<Core>, probe: Tries, mut gaps: Backoff, _kept: Kept) {
     loop {
         tokio::time::sleep(gaps.next()).await;
-        let is_served = probe().await;
+        let is_served = probe.once().await;
         match core.upgrade() {
             Some(core) if is_served && core.close() => return,
             Some(_) => {}

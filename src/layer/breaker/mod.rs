@@ -9,6 +9,7 @@ mod judge;
 pub(crate) mod machine;
 #[cfg(test)]
 mod model;
+mod pace;
 mod permit;
 mod probe;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use tower::{Layer, Service};
 use self::{
     judge::{Judgement, judge},
     permit::Permit,
-    probe::ProbeFn,
+    probe::Tries,
 };
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
@@ -45,10 +46,12 @@ pub use probe::Probe;
 /// Refuses calls to a service that keeps failing, until a probe of its own is answered.
 ///
 /// Opens when at least half of twenty calls of the last ten seconds failed, or five failed in a row, each begun after the last
-/// had failed; what waited together for one dead connection is one failure in a row. And where a call waited in vain for 150 ms or more and
-/// none was served since it began, the probe is asked at once: if that is silent too, for 150 ms, the circuit opens. So a black hole costs
-/// its callers one deadline each. A call that is dropped late counts as failed. While open
-/// the [`Probe`] runs in the background, and user calls are refused with an error made before. After it, admission grows from a tenth.
+/// had failed; what waited together for one dead connection is one failure in a row. And where a call waited in vain for 150 ms or more
+/// and none was served since it began, the probe is asked at once: if that is silent too, for 150 ms or three
+/// times the quickest call of the last minute, whichever is more, the circuit opens. (For as long as the call waited where none was served of
+/// late; for [`Probe::within`] where that was given; never for more than it.) So a black hole costs its callers a deadline, and those who call
+/// one after the other no more than a deadline and that silence. A call that is dropped late counts as failed. While open the [`Probe`] runs in
+/// the background, and user calls are refused with an error made before. After it, admission grows from a tenth.
 ///
 /// Each call of [`layer`](Layer::layer) makes a circuit of its own: [`Breaker::circuit`]. Put one around each endpoint.
 ///
@@ -131,7 +134,7 @@ impl BreakerLayer {
         self.circuit(self.probe.instead(probe), endpoint.clone())
     }
 
-    fn circuit(&self, probe: ProbeFn, endpoint: Arc<str>) -> Circuit {
+    fn circuit(&self, probe: Tries, endpoint: Arc<str>) -> Circuit {
         Circuit::new(self.policy.clone(), self.cap, probe, endpoint, self.metrics)
     }
 }

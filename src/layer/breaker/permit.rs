@@ -7,8 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{circuit::Core, judge::Judgement};
-use crate::{config::defaults, deadline::Deadline};
+use super::{
+    circuit::{Attempt, Core},
+    judge::Judgement,
+    pace::SILENCE,
+};
+use crate::deadline::Deadline;
 
 /// Held by an attempt for as long as it lives.
 pub(crate) struct Permit {
@@ -30,7 +34,7 @@ impl Permit {
             in_ramp,
             is_shared: false,
             begun: None,
-            patience: defaults::STALL_AFTER,
+            patience: SILENCE,
         }
     }
 
@@ -57,11 +61,13 @@ impl Permit {
 
     pub(super) fn judge(&mut self, judgement: Judgement) {
         if let Some(begun) = self.begun.take() {
+            let word = self.word;
+            let attempt = Attempt { word, begun };
             let now = Instant::now();
             if self.is_shared && judgement == Judgement::Failed {
-                self.core.suspect(self.word, begun, now);
+                self.core.suspect(attempt, now);
             } else {
-                self.core.record(self.word, begun, judgement, now);
+                self.core.record(attempt, judgement, now);
             }
         }
     }

@@ -17,7 +17,21 @@ use super::judge::is_answer;
 use crate::{Error, Reply, Request, deadline::Deadline};
 
 pub(super) type Probing = Pin<Box<dyn Future<Output = bool> + Send>>;
-pub(super) type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
+type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
+
+/// The tries of one circuit, each bounded.
+#[derive(Clone)]
+pub(super) struct Tries {
+    probe: ProbeFn,
+    /// What the probe's owner gave each of them: nobody else knows better.
+    pub(super) given: Option<Duration>,
+}
+
+impl Tries {
+    pub(super) fn once(&self) -> Probing {
+        (self.probe)()
+    }
+}
 
 /// What an open circuit tries, over and over, until it works: no user's call is ever the guinea pig.
 ///
@@ -33,7 +47,7 @@ pub(super) type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
 #[derive(Clone)]
 pub struct Probe {
     kind: Kind,
-    within: Duration,
+    within: Option<Duration>,
 }
 
 #[derive(Clone)]
@@ -58,7 +72,7 @@ impl Probe {
     pub fn request(request: Request) -> Self {
         Self {
             kind: Kind::Request(request),
-            within: WITHIN,
+            within: None,
         }
     }
 
@@ -73,24 +87,25 @@ impl Probe {
     {
         Self {
             kind: Kind::Custom(Arc::new(move || Box::pin(probe()))),
-            within: WITHIN,
+            within: None,
         }
     }
 
-    /// Longest time of one try. Default 500 ms. Any value is taken as it is.
+    /// Longest time of one try. Default 500 ms, and less for the one that is asked while the circuit is still closed: see
+    /// [`BreakerLayer`](super::BreakerLayer). A time given here holds for that one too. Any value is taken as it is.
     #[must_use]
     pub fn within(mut self, time: Duration) -> Self {
-        self.within = time;
+        self.within = Some(time);
         self
     }
 
     /// The tries, each bounded, with `inner` for those that go through it.
-    pub(super) fn over<S>(&self, inner: S) -> ProbeFn
+    pub(super) fn over<S>(&self, inner: S) -> Tries
     where
         S: Service<Request, Response = Reply, Error = Error> + Clone + Send + 'static,
         S::Future: Send + 'static,
     {
-        let within = self.within;
+        let within = self.longest();
         let probe: ProbeFn = match &self.kind {
             Kind::Custom(probe) => probe.clone(),
             Kind::Request(request) => {
@@ -106,25 +121,34 @@ impl Probe {
                 })
             }
         };
-        bounded(probe, within)
+        self.bounded(probe)
     }
 
     /// Tries of another kind, with the time of this one.
     #[cfg(feature = "cluster")]
-    pub(super) fn instead<F, P>(&self, probe: F) -> ProbeFn
+    pub(super) fn instead<F, P>(&self, probe: F) -> Tries
     where
         F: Fn() -> P + Send + Sync + 'static,
         P: Future<Output = bool> + Send + 'static,
     {
-        bounded(Arc::new(move || Box::pin(probe())), self.within)
+        self.bounded(Arc::new(move || Box::pin(probe())))
     }
-}
 
-fn bounded(probe: ProbeFn, within: Duration) -> ProbeFn {
-    Arc::new(move || {
-        let tried = probe();
-        Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
-    })
+    fn longest(&self) -> Duration {
+        self.within.unwrap_or(WITHIN)
+    }
+
+    fn bounded(&self, probe: ProbeFn) -> Tries {
+        let within = self.longest();
+        let probe = move || -> Probing {
+            let tried = probe();
+            Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
+        };
+        Tries {
+            probe: Arc::new(probe),
+            given: self.within,
+        }
+    }
 }
 
 impl fmt::Debug for Probe {
@@ -135,7 +159,7 @@ impl fmt::Debug for Probe {
         };
         f.debug_struct("Probe")
             .field("command", &command)
-            .field("within", &self.within)
+            .field("within", &self.longest())
             .finish()
     }
 }

@@ -15,6 +15,8 @@ use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 use super::*;
 use crate::{ErrorKind, Phase};
 
+mod doubt;
+
 type Under = BoxCloneSyncService<Request, Reply, Error>;
 
 const MS: Duration = Duration::from_millis(1);
@@ -449,7 +451,11 @@ mod model {
                 } else {
                     judge::Judgement::Served
                 };
-                core.record(word, start + Duration::from_millis(begun), judgement, now);
+                let attempt = circuit::Attempt {
+                    word,
+                    begun: start + Duration::from_millis(begun),
+                };
+                core.record(attempt, judgement, now);
                 model.ended(begun, start.elapsed().as_millis() as u64, failed);
                 let is_open = service.circuit().state() == CircuitState::Open;
                 assert_eq!(is_open, model.open, "seed {seed}, step {step}");
