@@ -18,7 +18,7 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 use super::{
     judge::Judgement,
     machine::{Machine, Trip},
-    pace::{Pace, SILENCE},
+    pace::Pace,
     permit::Permit,
     probe::Tries,
 };
@@ -123,6 +123,8 @@ pub(super) struct Attempt {
     /// The circuit's at that time.
     pub(super) word: u64,
     pub(super) begun: Instant,
+    /// Having waited so long in vain it puts its endpoint in doubt.
+    pub(super) patience: Duration,
 }
 
 impl Attempt {
@@ -130,9 +132,8 @@ impl Attempt {
         now.saturating_duration_since(self.begun)
     }
 
-    /// It puts its endpoint in doubt.
     fn was_in_vain(&self, now: Instant) -> bool {
-        self.waited(now) >= SILENCE
+        self.waited(now) >= self.patience
     }
 }
 

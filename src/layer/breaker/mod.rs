@@ -46,8 +46,8 @@ pub use probe::Probe;
 /// Refuses calls to a service that keeps failing, until a probe of its own is answered.
 ///
 /// Opens when at least half of twenty calls of the last ten seconds failed, or five failed in a row, each begun after the last
-/// had failed; what waited together for one dead connection is one failure in a row. And where a call waited in vain for 150 ms or more
-/// and none was served since it began, the probe is asked at once: if that is silent too, for 150 ms or three
+/// had failed; what waited together for one dead connection is one failure in a row. And where a call waited in vain for 150 ms or four fifths
+/// of its timeout, whichever is less, and none was served since it began, the probe is asked at once: if that is silent too, for 150 ms or three
 /// times the quickest call of the last minute, whichever is more, the circuit opens. (For as long as the call waited where none was served of
 /// late; for [`Probe::within`] where that was given; never for more than it.) So a black hole costs its callers a deadline, and those who call
 /// one after the other no more than a deadline and that silence. A call that is dropped late counts as failed. While open the [`Probe`] runs in

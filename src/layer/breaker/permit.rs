@@ -23,6 +23,7 @@ pub(crate) struct Permit {
     is_shared: bool,
     /// Since it was first polled, until it is judged.
     begun: Option<Instant>,
+    /// Who has waited so long has waited in vain.
     patience: Duration,
 }
 
@@ -61,8 +62,11 @@ impl Permit {
 
     pub(super) fn judge(&mut self, judgement: Judgement) {
         if let Some(begun) = self.begun.take() {
-            let word = self.word;
-            let attempt = Attempt { word, begun };
+            let attempt = Attempt {
+                word: self.word,
+                begun,
+                patience: self.patience,
+            };
             let now = Instant::now();
             if self.is_shared && judgement == Judgement::Failed {
                 self.core.suspect(attempt, now);

@@ -454,6 +454,7 @@ mod model {
                 let attempt = circuit::Attempt {
                     word,
                     begun: start + Duration::from_millis(begun),
+                    patience: pace::SILENCE,
                 };
                 core.record(attempt, judgement, now);
                 model.ended(begun, start.elapsed().as_millis() as u64, failed);

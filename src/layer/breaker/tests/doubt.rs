@@ -115,3 +115,36 @@ async fn a_probe_that_was_given_a_time_has_that_while_in_doubt_as_well() {
         assert!(expected.contains(&opened), "{takes}: {opened:?}");
     }
 }
+
+/// However short the deadline: one of them and 150 ms, where five in a row are not over sooner; for a server that is near by the default probe.
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_costs_a_deadline_and_150_ms_with_short_deadlines_too() {
+    for (deadline, costs) in [(250, 400), (140, 290), (100, 250), (60, 210), (20, 100)] {
+        for is_known in [false, true] {
+            let near = Far::at(MS);
+            let layer = GuardLayer::builder().call_timeout(deadline * MS);
+            let guard = near.under(&layer.build().expect("legal"));
+            if is_known {
+                assert!(guard.clone().oneshot(get()).await.is_ok());
+            } else if deadline > 150 {
+                // Nobody knows where it stands: the probe has as long as the call.
+                continue;
+            }
+            near.silent.store(true, Relaxed);
+            let begun = Instant::now();
+            let opened = async { opened_after(&guard, begun).await };
+            let calls = async {
+                loop {
+                    let _ = guard.clone().oneshot(get()).await;
+                    tokio::task::yield_now().await;
+                }
+            };
+            let opened = tokio::select! {
+                opened = opened => opened,
+                () = calls => unreachable!(),
+            };
+            // The runtime's timers, one millisecond each.
+            assert!(opened <= (costs + 10) * MS, "{deadline} ms: {opened:?}");
+        }
+    }
+}
