@@ -12,10 +12,10 @@ use redis_holdfast::layer::{CircuitState, Guard, GuardLayer};
 use redis_holdfast::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis_holdfast::redis::{self, AsyncCommands};
 use redis_holdfast::{
-    ConnectionService, ErrorKind, PoolService, Reply, Request, ServiceConnection,
+    ConnectionService, ErrorKind, Phase, PoolService, Reply, Request, ServiceConnection,
 };
 use tokio::time::{Instant, sleep, timeout};
-use tower::{Layer, Service};
+use tower::{Layer, Service, ServiceExt};
 
 use common::*;
 
@@ -126,6 +126,63 @@ async fn a_pools_connection_that_was_late_is_closed_and_never_lent_again() {
         assert_eq!(found, turn, "somebody else's reply");
         let next: i64 = id.query_async(&mut connection).await.unwrap();
         assert_ne!(next, lent, "turn {turn}: it was kept");
+    }
+}
+
+/// What the guard says of one call, which is late.
+async fn late(guard: &Guard<PoolService>) -> (Phase, bool) {
+    let request = Request::from(redis::cmd("GET").arg("late"));
+    let error = guard.clone().oneshot(request).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    (error.phase(), error.may_have_executed())
+}
+
+/// Somebody else has the only connection: the server was not asked, and its circuit does not hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_a_pools_connection_says_nothing_of_the_server() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let proxy = Proxy::start(server.addr()).await.unwrap();
+    let pool = pool(&proxy, 1);
+    let lent = pool.get().await.unwrap();
+    let guard = guard("waits", PoolService::new(pool.clone()));
+    // As many as open a circuit in a row, and one more.
+    for _ in 0..6 {
+        assert_eq!(late(&guard).await, (Phase::Queue, false));
+        assert_eq!(guard.circuit().state(), CircuitState::Closed);
+    }
+    drop(lent);
+    let mut connection = ServiceConnection::new(guard);
+    let none: Option<u64> = connection.get("late").await.unwrap();
+    assert_eq!(none, None);
+}
+
+/// A pool tries each connection before it lends it: who waits for that waits for the server, whether it found a place free or had to wait for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_turn_in_the_pool_has_come_says_that_the_server_is_silent() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    for has_to_wait in [false, true] {
+        let proxy = Proxy::start(server.addr()).await.unwrap();
+        let pool = pool(&proxy, 1);
+        let guard = guard("its-turn", PoolService::new(pool.clone()));
+        let mut watch = guard.circuit().watch();
+        let lent = pool.get().await.unwrap();
+        proxy.set(Mode::Blackhole);
+        let told = if has_to_wait {
+            let returned = async {
+                sleep(CALL_TIMEOUT / 5).await;
+                drop(lent);
+            };
+            tokio::join!(late(&guard), returned).0
+        } else {
+            drop(lent);
+            late(&guard).await
+        };
+        assert_eq!(told, (Phase::Connect, false), "{has_to_wait}");
+        assert_eq!(watch.changed().await, Some(CircuitState::Open));
     }
 }
 

@@ -3,6 +3,8 @@
 //! Owns [`RedisConnector`], [`ConnectionService`], `PoolService`, `ClusterGuard` and [`ServiceConnection`]. Implements the traits of
 //! [`net::reach`](crate::net::reach), of `tower` and of `redis`; leaves resilience to `layer` and `channel`.
 
+#[cfg(feature = "deadpool")]
+mod checkout;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod connection;

@@ -1,8 +1,8 @@
 //! A user's pool as a service.
 //!
 //! Owns [`PoolService`]. Promises: one call, one checked-out connection; one whose call was late, was dropped, or failed in a way that says
-//! nothing of what is still in its socket, is closed and never goes back to the pool. Leaves every bound to the layers around it. Fails
-//! by kind; what the pool itself refuses was never sent.
+//! nothing of what is still in its socket, is closed and never goes back to the pool. Leaves every bound to the layers around it, and getting a
+//! connection to [`checkout`](super::checkout). Fails by kind.
 
 use std::{
     fmt,
@@ -11,11 +11,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use deadpool_redis::{Connection, Pool, PoolError};
-use deadpool_redis::{TimeoutType, redis::RedisError};
+use deadpool_redis::{Connection, Pool};
 use tower::Service;
 
-use super::unpack::ask;
+use super::{checkout::lend, unpack::ask};
 use crate::{Error, ErrorKind, Phase, Reply, Request};
 
 /// A `deadpool_redis::Pool` as a `Service<`[`Request`]`>` to put under a [`GuardLayer`](crate::layer::GuardLayer): bounded, not healed.
@@ -29,8 +28,9 @@ use crate::{Error, ErrorKind, Phase, Reply, Request};
 /// Always ready: the wait for a connection is part of the call.
 ///
 /// # Errors
-/// `Overloaded`, phase `queue`, where the pool's own wait for a free connection ran out; `Timeout` or another kind, phase `connect`, where it could
-/// not connect; `Refused`, phase `queue`, where it is closed, and for what would change the connection; else as
+/// `Overloaded`, phase `queue`, where the pool's own wait for a free connection ran out; `Timeout`, phase `queue`, where the deadline of a layer above
+/// did, which no circuit counts; `Timeout` or another kind, phase `connect`, where the pool could not connect or heard nothing from the server;
+/// none of them was sent; `Refused`, phase `queue`, where it is closed, and for what would change the connection; else as
 /// [`ConnectionService`](crate::ConnectionService).
 ///
 /// # Cancel safety
@@ -78,7 +78,7 @@ impl Service<Request> for PoolService {
     fn call(&mut self, request: Request) -> PoolFuture {
         let pool = self.pool.clone();
         PoolFuture(Box::pin(async move {
-            let connection = pool.get().await.map_err(unpooled)?;
+            let connection = lend(&pool, request.deadline()).await?;
             let mut lent = Lent(Some(connection));
             let Some(connection) = lent.0.as_mut() else {
                 return Err(Error::new(
@@ -115,34 +115,6 @@ impl Drop for Lent {
             drop(Connection::take(connection));
         }
     }
-}
-
-/// No connection came out of the pool: nothing was sent.
-fn unpooled(error: PoolError) -> Error {
-    let (kind, phase, detail) = match &error {
-        PoolError::Timeout(TimeoutType::Wait) => (
-            ErrorKind::Overloaded,
-            Phase::Queue,
-            "no connection of the pool is free",
-        ),
-        PoolError::Timeout(_) => (
-            ErrorKind::Timeout,
-            Phase::Connect,
-            "pool could not connect in time",
-        ),
-        PoolError::Backend(redis) => return not_connected(redis.clone()),
-        _ => (
-            ErrorKind::Refused,
-            Phase::Queue,
-            "pool gives no connections",
-        ),
-    };
-    Error::new(kind, phase, detail).because(error)
-}
-
-fn not_connected(error: RedisError) -> Error {
-    let ours = Error::of_connection(error.clone());
-    Error::new(ours.kind(), Phase::Connect, "pool could not connect").because(error)
 }
 
 impl fmt::Debug for PoolService {
