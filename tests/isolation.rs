@@ -22,6 +22,10 @@ const OURS: u32 = 200;
 const NEIGHBOURS: u32 = OURS * 10;
 /// Half a second of the black hole is its worst part, in which calls pile up until they are refused.
 const SPAN: Duration = ms(1500);
+/// What the black hole may move our p99 by, beside what the machine moves it by meanwhile.
+const MAY_MOVE: f64 = 1.10;
+/// A round in which the machine moves it by more than this between two spans that differ in nothing says nothing, and is measured again.
+const QUIET: f64 = 1.30;
 /// From 10 % on the ramp of a circuit that has closed takes 200 ms.
 const SETTLES: Duration = ms(300);
 
@@ -34,6 +38,15 @@ struct Neighbour {
 }
 
 impl Neighbour {
+    /// On both sides of the black hole, so that what the machine does meanwhile is in both.
+    async fn round(&self) -> [Span; 3] {
+        [
+            self.calls(Mode::Pass).await,
+            self.calls(Mode::Blackhole).await,
+            self.calls(Mode::Pass).await,
+        ]
+    }
+
     /// Calls for one span, served or in a black hole.
     async fn calls(&self, mode: Mode) -> Span {
         self.proxy.set(Mode::Pass);
@@ -83,37 +96,45 @@ async fn a_neighbours_black_hole_at_ten_times_the_load_does_not_move_our_p99() {
     let client = connect_as(&proxy.url(), "neighbour").await;
     let neighbour = Neighbour { client, proxy };
 
-    let running = start(ours, OURS, SECOND * 3600);
-    let mut rounds = Vec::new();
-    for _ in 0..if is_full() { 21 } else { 3 } {
-        // On both sides of it, so that what the machine does meanwhile is in both.
-        rounds.push([
-            neighbour.calls(Mode::Pass).await,
-            neighbour.calls(Mode::Blackhole).await,
-            neighbour.calls(Mode::Pass).await,
-        ]);
+    // So many quiet rounds, of so many at the most.
+    let (wanted, most) = if is_full() { (9, 42) } else { (3, 9) };
+    let (mut quiet, mut rounds, mut calls) = (Vec::new(), 0, 0);
+    while quiet.len() < wanted && rounds < most {
+        let running = start(ours.clone(), OURS, SECOND * 60);
+        let spans = neighbour.round().await;
+        running.stop();
+        let report = running.finish().await;
+        always(&report);
+        assert_eq!(report.failed(), 0, "{}", show(&report));
+        let [before, hole, after] = spans.map(|span| p99(&report, span));
+        let by_itself = before.max(after) / before.min(after);
+        if by_itself <= QUIET {
+            quiet.push((hole / (before * after).sqrt(), by_itself));
+        }
+        rounds += 1;
+        calls += report.total();
     }
-    running.stop();
-    let report = running.finish().await;
     lab.shutdown_background();
 
-    let times = rounds
-        .iter()
-        .map(|round| round.map(|span| p99(&report, span)));
-    let (moved, by_itself): (Vec<f64>, Vec<f64>) = times
-        .map(|[before, hole, after]| {
-            let served = (before * after).sqrt();
-            (hole / served, before.max(after) / before.min(after))
-        })
-        .unzip();
-    let (moved, by_itself) = (median(moved), median(by_itself));
-    println!(
-        "FIGURE isolation: a neighbour in a black hole at {NEIGHBOURS} calls/s moves the p99 at {OURS}/s by a factor of {moved:.2} (median of {} rounds; by itself it moves by {by_itself:.2} between two spans in which the neighbour is served), {} calls, 0 failed",
-        rounds.len(),
-        report.total()
+    let seen = format!(
+        "{} quiet rounds of {rounds}, {calls} calls, 0 failed",
+        quiet.len()
     );
-    always(&report);
-    assert_eq!(report.failed(), 0, "{}", show(&report));
-    // As promised, and what the machine moved it by in the same rounds without a black hole.
-    assert!(moved <= 1.10 * by_itself, "{moved} of {by_itself}");
+    if quiet.len() < wanted {
+        assert!(!is_full(), "the machine is too noisy to say: {seen}");
+        println!(
+            "SKIPPED: whether a neighbour's black hole moves our p99, the machine is too noisy to say: {seen}"
+        );
+        return;
+    }
+    let (moved, by_itself): (Vec<f64>, Vec<f64>) = quiet.into_iter().unzip();
+    let (moved, by_itself) = (median(moved), median(by_itself));
+    // As promised, and what the machine moved it by in the same rounds without a black hole. Three rounds are too few for that: there it is what
+    // it may have moved it by in a quiet one.
+    let machine = if is_full() { by_itself } else { QUIET };
+    let bound = MAY_MOVE * machine;
+    println!(
+        "FIGURE isolation: a neighbour in a black hole at {NEIGHBOURS} calls/s moves the p99 at {OURS}/s by a factor of {moved:.2}; asserted: at most {bound:.2}, {MAY_MOVE:.2} times {machine:.2}; by itself it moves by {by_itself:.2} between two spans in which the neighbour is served (medians of {seen})"
+    );
+    assert!(moved <= bound, "{moved} of {bound}");
 }

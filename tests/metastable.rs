@@ -1,5 +1,7 @@
 //! No metastable state: an overload that has ended is over. What a server still does for callers who have given up must not keep it from those
 //! who have not; a client that asks again whatever happens shows in the same run that this server can be kept down by that.
+//!
+//! The row, ten seconds of overload and twenty seeds, is what `HOLDFAST_FULL=1` runs; without it there is one seed, and three seconds of overload.
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod common;
