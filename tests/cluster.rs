@@ -16,7 +16,7 @@ use holdfast_lab::cluster::Node;
 use holdfast_lab::load::Running;
 use holdfast_lab::{Cluster, Load, Mode, Op};
 use redis_holdfast::layer::{CircuitState, GuardLayer};
-use redis_holdfast::redis::cluster::ClusterClient;
+use redis_holdfast::redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis_holdfast::redis::{self, AsyncCommands, RedisResult, Value};
 use redis_holdfast::{ClusterGuard, Error, ServiceConnection};
 use tokio::time::{Instant, sleep};
@@ -36,12 +36,19 @@ const QUIET: Duration = SECOND;
 const LONG: Duration = Duration::from_secs(15);
 
 async fn guarded(cluster: &Cluster, name: &str) -> ClusterGuard {
+    guarded_with(cluster, name, |client| client).await
+}
+
+async fn guarded_with(
+    cluster: &Cluster,
+    name: &str,
+    set: impl FnOnce(ClusterClientBuilder) -> ClusterClientBuilder,
+) -> ClusterGuard {
     watch();
     let client = ClusterClient::builder(cluster.urls())
         .connection_timeout(CALL_TIMEOUT)
-        .response_timeout(CALL_TIMEOUT)
-        .build()
-        .unwrap();
+        .response_timeout(CALL_TIMEOUT);
+    let client = set(client).build().unwrap();
     let connection = client.get_async_connection().await.unwrap();
     let guard = GuardLayer::builder().name(name).call_timeout(CALL_TIMEOUT);
     let guard = guard.build().unwrap().layer(connection);
@@ -326,9 +333,26 @@ async fn a_node_that_died_is_refused_and_served_again_when_it_is_back() {
         panic!("three nodes");
     };
     let guard = guarded(&cluster, "died").await;
+    dies_and_comes_back(&guard, dead, other).await;
+}
+
+/// It follows no redirect then: of a node that it has lost, another says `MOVED`, and that is no sign of life.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_retries_a_node_that_died_is_refused_and_served_again_too() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [dead, other, _] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded_with(&cluster, "died-once", |client| client.retries(0)).await;
+    dies_and_comes_back(&guard, dead, other).await;
+}
+
+async fn dies_and_comes_back(guard: &ClusterGuard, dead: &Node, other: &Node) {
     let mut connection = ServiceConnection::new(guard.clone());
     dead.set(Mode::Down);
-    until_open(&guard, dead, &mut connection).await;
+    until_open(guard, dead, &mut connection).await;
     // For as long as several probes: whoever else answers them is not it.
     for _ in 0..20 {
         let found: RedisResult<Option<u64>> = connection.get(key_of(dead)).await;
@@ -338,7 +362,7 @@ async fn a_node_that_died_is_refused_and_served_again_when_it_is_back() {
     }
     dead.set(Mode::Pass);
     // `redis` dials it again once a second.
-    until(|| state_of(&guard, dead) == CircuitState::Closed).await;
+    until(|| state_of(guard, dead) == CircuitState::Closed).await;
     let _: Option<u64> = connection.get(key_of(dead)).await.unwrap();
 }
 

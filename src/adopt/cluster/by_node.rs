@@ -52,8 +52,8 @@ impl Service<Request> for ByNode {
         let concerned = self.nodes.concerned(&request);
         let under = match &concerned {
             Concerned::Nobody => Under::Nothing,
-            Concerned::One(circuit) => Under::One(circuit),
-            Concerned::Several(circuits) => Under::Several(circuits),
+            Concerned::One(circuit) => Under::Node(circuit),
+            Concerned::Several(circuits) => Under::Nodes(circuits),
         };
         BreakerFuture::of(under, &mut self.inner, request)
     }

@@ -281,6 +281,15 @@ impl Core {
         if !same() || mode(self.word.load(Ordering::Relaxed)) > RAMPING {
             return;
         }
+        #[cfg(feature = "cluster")]
+        if judgement == Judgement::Elsewhere {
+            let is_silent = state.is_silent_since(begun);
+            drop(state);
+            if is_silent {
+                self.doubt(word, begun);
+            }
+            return;
+        }
         if judgement == Judgement::Served {
             state.machine.on_calls(1, now);
             state.machine.on_link_success();
@@ -304,16 +313,25 @@ impl Core {
             self.shift(&mut state, OPEN, Some(transition));
             drop(state);
             self.start_probing();
-        } else if now.saturating_duration_since(begun) >= SILENCE && state.is_silent_since(begun) {
+        } else if (judgement.is_of_the_way() || now.saturating_duration_since(begun) >= SILENCE)
+            && state.is_silent_since(begun)
+        {
             drop(state);
             self.doubt(word, begun);
         }
     }
 
     /// An attempt that several circuits admitted has failed, and nobody says by whose endpoint: counted for none, but in doubt.
-    pub(super) fn suspect(self: &Arc<Self>, word: u64, begun: Instant, now: Instant) {
+    pub(super) fn suspect(
+        self: &Arc<Self>,
+        word: u64,
+        begun: Instant,
+        judgement: Judgement,
+        now: Instant,
+    ) {
         let is_same = generation(self.word.load(Ordering::Relaxed)) == generation(word);
-        let has_waited = now.saturating_duration_since(begun) >= SILENCE;
+        let has_waited =
+            judgement.is_of_the_way() || now.saturating_duration_since(begun) >= SILENCE;
         if is_same && has_waited && self.lock().is_silent_since(begun) {
             self.doubt(word, begun);
         }

@@ -26,11 +26,9 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use self::{
-    judge::{Judgement, judge},
-    permit::Permit,
-    probe::ProbeFn,
-};
+#[cfg(feature = "cluster")]
+use self::judge::judge_node;
+use self::{judge::judge, permit::Permit, probe::ProbeFn};
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
     BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults, deadline::Deadline,
@@ -223,16 +221,21 @@ pub(crate) enum Under<'a> {
     #[cfg(feature = "cluster")]
     Nothing,
     One(&'a Circuit),
-    /// That of each. Served, it counts for all; failed, for none, but each has its endpoint asked whether it is there.
+    /// That of a cluster's node.
     #[cfg(feature = "cluster")]
-    Several(&'a [Circuit]),
+    Node(&'a Circuit),
+    /// That of each of several. Served, it counts for all; failed, for none, but each has its endpoint asked whether it is there.
+    #[cfg(feature = "cluster")]
+    Nodes(&'a [Circuit]),
 }
 
 /// What those have given.
 enum Leave {
     One(Permit),
     #[cfg(feature = "cluster")]
-    Several(Vec<Permit>),
+    Node(Permit),
+    #[cfg(feature = "cluster")]
+    Nodes(Vec<Permit>),
 }
 
 impl Leave {
@@ -241,11 +244,13 @@ impl Leave {
         match under {
             Under::One(circuit) => admit(circuit).map(Self::One),
             #[cfg(feature = "cluster")]
-            Under::Nothing => Ok(Self::Several(Vec::new())),
+            Under::Nothing => Ok(Self::Nodes(Vec::new())),
             #[cfg(feature = "cluster")]
-            Under::Several(circuits) => {
+            Under::Node(circuit) => admit(circuit).map(Self::Node),
+            #[cfg(feature = "cluster")]
+            Under::Nodes(circuits) => {
                 let permits = circuits.iter().map(|circuit| Ok(admit(circuit)?.shared()));
-                permits.collect::<Result<_, _>>().map(Self::Several)
+                permits.collect::<Result<_, _>>().map(Self::Nodes)
             }
         }
     }
@@ -254,17 +259,24 @@ impl Leave {
         match self {
             Self::One(permit) => permit.begin(),
             #[cfg(feature = "cluster")]
-            Self::Several(permits) => permits.iter_mut().for_each(Permit::begin),
+            Self::Node(permit) => permit.begin(),
+            #[cfg(feature = "cluster")]
+            Self::Nodes(permits) => permits.iter_mut().for_each(Permit::begin),
         }
     }
 
-    fn judge(&mut self, judgement: Judgement) {
+    fn judge(&mut self, result: Result<&Reply, &Error>) {
         match self {
-            Self::One(permit) => permit.judge(judgement),
+            Self::One(permit) => permit.judge(judge(result)),
             #[cfg(feature = "cluster")]
-            Self::Several(permits) => permits
-                .iter_mut()
-                .for_each(|permit| permit.judge(judgement)),
+            Self::Node(permit) => permit.judge(judge_node(result)),
+            #[cfg(feature = "cluster")]
+            Self::Nodes(permits) => {
+                let judgement = judge_node(result);
+                permits
+                    .iter_mut()
+                    .for_each(|permit| permit.judge(judgement));
+            }
         }
     }
 }
@@ -333,7 +345,7 @@ where
             Staged::Admitted { inner, leave } => {
                 leave.begin();
                 let result = ready!(inner.poll(cx));
-                leave.judge(judge(result.as_ref()));
+                leave.judge(result.as_ref());
                 Poll::Ready(result)
             }
             Staged::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
@@ -346,7 +358,7 @@ impl<F: Expire> Expire for BreakerFuture<F> {
         match self.project().stage.project() {
             Staged::Admitted { inner, leave } => {
                 let error = inner.expire();
-                leave.judge(judge(Err(&error)));
+                leave.judge(Err(&error));
                 error
             }
             Staged::Refused { refusal } => refusal.clone(),

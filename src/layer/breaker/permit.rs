@@ -57,8 +57,9 @@ impl Permit {
     pub(super) fn judge(&mut self, judgement: Judgement) {
         if let Some(begun) = self.begun.take() {
             let now = Instant::now();
-            if self.is_shared && judgement == Judgement::Failed {
-                self.core.suspect(self.word, begun, now);
+            let is_bad = judgement == Judgement::Failed || judgement.is_of_the_way();
+            if self.is_shared && is_bad {
+                self.core.suspect(self.word, begun, judgement, now);
             } else {
                 self.core.record(self.word, begun, judgement, now);
             }
