@@ -9,13 +9,15 @@
 
 mod common;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use holdfast_lab::cluster::Node;
 use holdfast_lab::load::Running;
 use holdfast_lab::{Cluster, Load, Mode, Op};
-use redis_holdfast::layer::{CircuitState, GuardLayer};
+use redis_holdfast::layer::{CircuitState, CircuitWatch, GuardLayer};
 use redis_holdfast::redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis_holdfast::redis::{self, AsyncCommands, RedisResult, Value};
 use redis_holdfast::{ClusterGuard, Error, ServiceConnection};
@@ -385,6 +387,7 @@ async fn a_node_that_was_away_from_the_start_is_served_when_it_is_back() {
     };
     away.set(Mode::Blackhole);
     let guard = guarded(&cluster, "never").await;
+    let mut healthy = StayClosed::of(&guard, &cluster.nodes()[1..]);
     let mut connection = ServiceConnection::new(guard.clone());
     until_open(&guard, away, &mut connection).await;
     // The last call for it had everybody wait for a dial, which may not have ended yet.
@@ -401,10 +404,78 @@ async fn a_node_that_was_away_from_the_start_is_served_when_it_is_back() {
         assert!(is_refused(&found));
         sleep(ms(5)).await;
     }
+    healthy.have();
     away.set(Mode::Pass);
     until(|| state_of(&guard, away) == CircuitState::Closed).await;
     let _: Option<u64> = connection.get(key_of(away)).await.unwrap();
     let _: Option<u64> = connection.get(&other).await.unwrap();
+}
+
+/// Whether nobody's circuit of these opens from now on.
+struct StayClosed(Vec<CircuitWatch>);
+
+impl StayClosed {
+    fn of<'a>(guard: &ClusterGuard, nodes: impl IntoIterator<Item = &'a Node>) -> Self {
+        let circuits = nodes
+            .into_iter()
+            .map(|node| guard.circuit_of(key_of(node)).unwrap());
+        Self(circuits.map(|circuit| circuit.watch()).collect())
+    }
+
+    fn have(&mut self) {
+        for watch in &mut self.0 {
+            let changed = poll_once(watch.changed());
+            assert_eq!(changed, None, "a healthy node's circuit has moved");
+        }
+    }
+}
+
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// Nobody is answered meanwhile, for it asks the silent node too: no node is away for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_reads_its_own_map_no_healthy_node_is_condemned() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [silent, from, to] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let guard = guarded(&cluster, "stops").await;
+    let mut connection = ServiceConnection::new(guard.clone());
+    silent.set(Mode::Blackhole);
+    until_open(&guard, silent, &mut connection).await;
+    let mut healthy = StayClosed::of(&guard, [from, to]);
+    let load = load_on(&guard, [from, to], RATE / 4, SECOND * 4);
+    // Each move is a `MOVED`, and that a map that is read anew. Slots without keys: those of the load have some.
+    for nth in 8..11 {
+        sleep(SECOND).await;
+        let tag = from.tag(nth);
+        take_slot(&tag, to, [to, from]).await;
+        let _: RedisResult<Value> = connection.get(format!("{{{tag}}}")).await;
+    }
+    let load = load.finish().await;
+    println!("{}", show(&load));
+    assert!(load.ok() < load.total(), "it never stopped");
+    healthy.have();
+}
+
+/// The slot of `tag` is that of `to`, by the word of these.
+async fn take_slot<'a>(tag: &str, to: &Node, of: impl IntoIterator<Item = &'a Node>) {
+    let slot = holdfast_lab::cluster::slot(tag.as_bytes()).to_string();
+    let id = to.server().tell(&["CLUSTER", "MYID"]).await.unwrap();
+    for node in of {
+        let said = node
+            .server()
+            .tell(&["CLUSTER", "SETSLOT", &slot, "NODE", &id])
+            .await;
+        assert_eq!(said.unwrap(), "+OK");
+    }
 }
 
 fn is_refused<T>(result: &RedisResult<T>) -> bool {
@@ -422,15 +493,7 @@ async fn a_slot_that_moves_is_under_the_circuit_of_its_new_node() {
     };
     let guard = guarded(&cluster, "moved").await;
     let key = key_of(from);
-    let slot = holdfast_lab::cluster::slot(key.as_bytes()).to_string();
-    let id = to.server().tell(&["CLUSTER", "MYID"]).await.unwrap();
-    for node in [to, from, third] {
-        let said = node
-            .server()
-            .tell(&["CLUSTER", "SETSLOT", &slot, "NODE", &id])
-            .await;
-        assert_eq!(said.unwrap(), "+OK");
-    }
+    take_slot(&from.tag(0), to, [to, from, third]).await;
     // While a circuit is open the map is read once a second.
     guard.circuit_of(key_of(to)).unwrap().force_open();
     until(|| guard.circuit_of(&key).unwrap().state() == CircuitState::ForcedOpen).await;

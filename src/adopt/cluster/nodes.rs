@@ -154,13 +154,13 @@ impl Nodes {
     }
 
     fn node(self: &Arc<Self>, primary: &Primary) -> Node {
-        let probe = Probe {
-            nodes: Arc::downgrade(self),
-            primary: primary.clone(),
-        };
-        let circuit = self
-            .breaker
-            .circuit_of(&primary.name, move || probe.clone().ask());
+        let probe = Probe::new(Arc::downgrade(self), primary.clone());
+        let doubted = probe.clone();
+        let circuit = self.breaker.circuit_of(
+            &primary.name,
+            move || probe.clone().ask(),
+            move |within| doubted.clone().doubt(within),
+        );
         Node {
             primary: primary.clone(),
             circuit,
@@ -182,9 +182,17 @@ impl Nodes {
     /// The address of another node, one that serves.
     pub(super) fn neighbour(&self, name: &str) -> Option<SocketAddr> {
         let map = self.map.load();
-        let others = map.nodes.iter().filter(|node| *node.primary.name != *name);
-        let mut serving = others.filter(|node| node.circuit.refusal().is_none());
+        let mut serving = map.others(name).filter(|node| !node.is_refused());
         serving.find_map(|node| node.primary.address)
+    }
+
+    /// A slot of another node: of any that serves, if there is one.
+    pub(super) fn slot_beside(&self, name: &str) -> Option<u16> {
+        let map = self.map.load();
+        let (serving, away): (Vec<_>, Vec<_>) =
+            map.others(name).partition(|node| !node.is_refused());
+        let drawn = fastrand::choice(serving).or_else(|| fastrand::choice(away))?;
+        map.slots.slot_of(&drawn.primary.name, fastrand::u16(..))
     }
 }
 
@@ -193,12 +201,20 @@ impl Map {
         self.nodes.get(self.slots.owner(slot)?)
     }
 
+    fn others(&self, name: &str) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .filter(move |node| *node.primary.name != *name)
+    }
+
     fn should_be_read(&self) -> bool {
-        self.nodes.is_empty()
-            || self
-                .nodes
-                .iter()
-                .any(|node| node.circuit.refusal().is_some())
+        self.nodes.is_empty() || self.nodes.iter().any(Node::is_refused)
+    }
+}
+
+impl Node {
+    fn is_refused(&self) -> bool {
+        self.circuit.refusal().is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a node is there again: what closes its circuit.
 //!
 //! Owns [`Probe`] and [`Lost`]. Promises: the node itself has answered, over the connection that its callers will use; while it is away
-//! the traffic of the others is not stopped for it. Leaves when to ask, and the time of each try, to the circuit. Cannot fail.
+//! the traffic of the others is not stopped for it; none is condemned because `redis` answers nobody. Leaves when to ask, and the time of each try, to the circuit. Cannot fail.
 //!
 //! Each way to ask has its trap. *By address*, where `redis` has no such connection, it dials all its first nodes anew; *for a key*, some
 //! other node says `MOVED`, and it reads its map anew; and meanwhile, for as long as a dial to a node that is away may take, nobody is
@@ -10,9 +10,11 @@
 //! is at home ask for a key after all.
 
 use std::{
+    future::Future,
     net::SocketAddr,
+    pin::pin,
     sync::{
-        Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -23,7 +25,7 @@ use redis::{
     cluster_async::ClusterConnection,
     cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     knock::knock,
@@ -36,33 +38,142 @@ use crate::{Reply, layer::breaker::is_answer};
 #[derive(Clone)]
 pub(super) struct Probe {
     /// Not held: whoever keeps a circuit keeps no connection.
-    pub(super) nodes: Weak<Nodes>,
-    pub(super) primary: Primary,
+    nodes: Weak<Nodes>,
+    primary: Primary,
+    /// When it was last found to be there.
+    there: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Who answered.
 #[derive(PartialEq, Eq)]
 enum Who {
     Itself,
+    /// `redis` has no connection to it.
     Another,
+    /// It, that it cannot serve.
+    Unfit,
     Nobody,
 }
 
+/// Who was found to be there is not asked again so soon: where keys move, each call for them puts their node in doubt.
+const KNOWN_FOR: Duration = Duration::from_millis(100);
+
 impl Probe {
+    pub(super) fn new(nodes: Weak<Nodes>, primary: Primary) -> Self {
+        Self {
+            nodes,
+            primary,
+            there: Arc::default(),
+        }
+    }
+
+    /// Whether the node, which is in doubt, is there, or nobody can say.
+    ///
+    /// While `redis` reads its own map nobody is answered, so a silence counts for something only where another node was answered meanwhile, or
+    /// where nobody is at home either.
+    pub(super) async fn doubt(self, within: Duration) -> bool {
+        let found = *self.there();
+        if found.is_some_and(|at| at.elapsed() < KNOWN_FOR) {
+            return true;
+        }
+        let Some((mut connection, slot)) = self.way() else {
+            return false;
+        };
+        let mut until = Instant::now() + within;
+        // Most doubts are dispelled before.
+        let soon = within / 3;
+        let mut asked = pin!(self.who(&mut connection, slot));
+        let mut knocked = pin!(after(soon, self.knocks()));
+        let mut beside = pin!(after(soon, self.is_another_answered()));
+        let (mut is_home, mut is_other) = (None, None);
+        let who = loop {
+            tokio::select! {
+                biased;
+                who = &mut asked => break who,
+                is = &mut knocked, if is_home.is_none() => is_home = Some(is),
+                is = &mut beside, if is_other.is_none() => {
+                    is_other = Some(is);
+                    if is {
+                        // Both questions may have waited for the same.
+                        until = until.max(Instant::now() + soon);
+                    }
+                }
+                () = sleep_until(until) => break Who::Nobody,
+            }
+        };
+        let is_there = match who {
+            Who::Itself => true,
+            Who::Unfit => false,
+            Who::Another => self.may_be_there(until, is_home).await,
+            Who::Nobody if is_other == Some(true) => false,
+            Who::Nobody => is_home == Some(true) || self.is_unknown(),
+        };
+        if who == Who::Itself {
+            *self.there() = Some(Instant::now());
+        }
+        is_there
+    }
+
+    /// `redis` has no connection to it, and makes one for whoever asks for a key, if it is at home.
+    async fn may_be_there(&self, until: Instant, is_home: Option<bool>) -> bool {
+        let is_home = match is_home {
+            Some(is_home) => is_home,
+            None => timeout_at(until, self.knocks()).await.unwrap_or(false),
+        };
+        if is_home && let Some((mut connection, slot)) = self.way() {
+            let is_due = |nodes: Arc<Nodes>| nodes.lost.is_due(FETCH, Instant::now());
+            if self.nodes.upgrade().is_some_and(is_due) {
+                let _ = timeout_at(until, fetch(&mut connection, slot)).await;
+            }
+        }
+        is_home
+    }
+
+    /// Whether it is at home.
+    async fn knocks(&self) -> bool {
+        let is_home = at(self.primary.address).await;
+        if is_home && let Some(nodes) = self.nodes.upgrade() {
+            nodes.lost.hear();
+        }
+        is_home
+    }
+
+    async fn is_another_answered(&self) -> bool {
+        let nodes = self.nodes.upgrade();
+        let way = nodes.and_then(|nodes| {
+            let slot = nodes.slot_beside(&self.primary.name)?;
+            Some((nodes.connection(), slot))
+        });
+        match way {
+            Some((mut connection, slot)) => self.who(&mut connection, slot).await != Who::Nobody,
+            None => false,
+        }
+    }
+
+    /// Whether a knock that is not answered says nothing, and there are others, who would have been answered.
+    fn is_unknown(&self) -> bool {
+        self.nodes.upgrade().is_some_and(|nodes| {
+            !nodes.lost.is_heard() && nodes.slot_beside(&self.primary.name).is_some()
+        })
+    }
+
+    fn there(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) async fn ask(self) -> bool {
         let Some((mut connection, slot)) = self.way() else {
             return false;
         };
         match self.who(&mut connection, slot).await {
             Who::Itself => return true,
-            Who::Nobody => return false,
+            Who::Unfit | Who::Nobody => return false,
             Who::Another => {}
         }
         if !self.may_be_fetched().await {
             return false;
         }
-        let key = key_of(slot);
-        let fetched = by_slot(&mut connection, redis::cmd("EXISTS").arg(key), slot).await;
+        let fetched = fetch(&mut connection, slot).await;
         if matches!(&fetched, Ok(Value::ServerError(error)) if error.code() == "NOPERM") {
             // Keys are not this user's to ask for: the first call will fetch the connection.
             return true;
@@ -85,7 +196,11 @@ impl Probe {
             Ok(Value::SimpleString(said)) => is_known(said.as_bytes()),
             // Somebody is there and does not say who: this user may not ask.
             Ok(reply) if is_answer(&Reply::from(reply.clone())) => true,
-            Ok(_) | Err(_) => return Who::Nobody,
+            Ok(_) => return Who::Unfit,
+            Err(error) if error.code().is_some() => return Who::Unfit,
+            // It had one until then.
+            Err(error) if error.is_connection_dropped() || error.is_connection_refusal() => false,
+            Err(_) => return Who::Nobody,
         };
         if is_itself { Who::Itself } else { Who::Another }
     }
@@ -108,6 +223,11 @@ impl Probe {
         }
         is_home && nodes.lost.is_due(FETCH, Instant::now())
     }
+}
+
+async fn after<T>(gap: Duration, question: impl Future<Output = T>) -> T {
+    sleep(gap).await;
+    question.await
 }
 
 async fn at(address: Option<SocketAddr>) -> bool {
@@ -159,6 +279,11 @@ impl Lost {
     fn fetched(&self) -> MutexGuard<'_, Option<Instant>> {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has `redis` make a connection to the primary of `slot`.
+async fn fetch(connection: &mut ClusterConnection, slot: u16) -> RedisResult<Value> {
+    by_slot(connection, redis::cmd("EXISTS").arg(key_of(slot)), slot).await
 }
 
 /// Sends `cmd` to the primary of `slot`, as `redis` knows it.

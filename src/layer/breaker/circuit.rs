@@ -19,7 +19,7 @@ use super::{
     judge::Judgement,
     machine::{Machine, Trip},
     permit::Permit,
-    probe::ProbeFn,
+    probe::{DoubtFn, ProbeFn},
 };
 use crate::{
     Error, ErrorKind, Phase,
@@ -87,6 +87,8 @@ pub(super) struct Core {
     in_ramp: AtomicUsize,
     states: watch::Sender<CircuitState>,
     probe: ProbeFn,
+    /// Instead of the probe, while the circuit is closed.
+    doubting: Option<DoubtFn>,
     prober: Mutex<Option<Owned>>,
     /// A prober runs.
     kept: Arc<AtomicBool>,
@@ -131,7 +133,7 @@ impl Circuit {
     pub(super) fn new(
         policy: BreakerPolicy,
         cap: usize,
-        probe: ProbeFn,
+        (probe, doubting): (ProbeFn, Option<DoubtFn>),
         endpoint: Arc<str>,
         metrics: Metrics,
     ) -> Self {
@@ -151,6 +153,7 @@ impl Circuit {
             in_ramp: AtomicUsize::new(0),
             states: watch::Sender::new(CircuitState::Closed),
             probe,
+            doubting,
             prober: Mutex::new(None),
             kept: Arc::new(AtomicBool::new(false)),
             doubter: Mutex::new(None),
@@ -348,10 +351,16 @@ impl Core {
             return;
         };
         let (core, probe) = (Arc::downgrade(self), self.probe.clone());
+        let doubting = self.doubting.clone();
         *doubter = Some(spawn_owned(&runtime, async move {
-            let answer = tokio::time::timeout(SILENCE, probe()).await;
+            let is_there = match doubting {
+                Some(doubting) => doubting(SILENCE).await,
+                None => tokio::time::timeout(SILENCE, probe())
+                    .await
+                    .unwrap_or(false),
+            };
             let Some(core) = core.upgrade() else { return };
-            if !answer.unwrap_or(false) {
+            if !is_there {
                 core.condemn(word, since);
             }
             // Another call may be in doubt as soon as this is told.

@@ -28,7 +28,11 @@ use tower::{Layer, Service};
 
 #[cfg(feature = "cluster")]
 use self::judge::judge_node;
-use self::{judge::judge, permit::Permit, probe::ProbeFn};
+use self::{
+    judge::judge,
+    permit::Permit,
+    probe::{DoubtFn, ProbeFn},
+};
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
     BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults, deadline::Deadline,
@@ -114,23 +118,36 @@ impl BreakerLayer {
         S::Future: Send + 'static,
     {
         let probe = self.probe.over(inner.clone());
-        let circuit = self.circuit(probe, self.metrics.client().into());
+        let circuit = self.circuit((probe, None), self.metrics.client().into());
         Breaker { inner, circuit }
     }
 
     /// The circuit of one of several endpoints, for whoever tells them apart. `probe` asks that one alone, in the time that this layer's own
-    /// probe has.
+    /// probe has; `doubt`, while the circuit is closed, whether it may be condemned.
     #[cfg(feature = "cluster")]
-    pub(crate) fn circuit_of<F, P>(&self, endpoint: &Arc<str>, probe: F) -> Circuit
+    pub(crate) fn circuit_of<P, D>(
+        &self,
+        endpoint: &Arc<str>,
+        probe: impl Fn() -> P + Send + Sync + 'static,
+        doubt: impl Fn(std::time::Duration) -> D + Send + Sync + 'static,
+    ) -> Circuit
     where
-        F: Fn() -> P + Send + Sync + 'static,
         P: Future<Output = bool> + Send + 'static,
+        D: Future<Output = bool> + Send + 'static,
     {
-        self.circuit(self.probe.instead(probe), endpoint.clone())
+        let doubt: DoubtFn = Arc::new(move |within| Box::pin(doubt(within)));
+        let probes = (self.probe.instead(probe), Some(doubt));
+        self.circuit(probes, endpoint.clone())
     }
 
-    fn circuit(&self, probe: ProbeFn, endpoint: Arc<str>) -> Circuit {
-        Circuit::new(self.policy.clone(), self.cap, probe, endpoint, self.metrics)
+    fn circuit(&self, probes: (ProbeFn, Option<DoubtFn>), endpoint: Arc<str>) -> Circuit {
+        Circuit::new(
+            self.policy.clone(),
+            self.cap,
+            probes,
+            endpoint,
+            self.metrics,
+        )
     }
 }
 

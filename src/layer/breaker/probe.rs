@@ -18,6 +18,8 @@ use crate::{Error, Reply, Request, deadline::Deadline};
 
 pub(super) type Probing = Pin<Box<dyn Future<Output = bool> + Send>>;
 pub(super) type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
+/// Whether an endpoint that is in doubt is there, or nobody can say, told in about this time.
+pub(super) type DoubtFn = Arc<dyn Fn(Duration) -> Probing + Send + Sync>;
 
 /// What an open circuit tries, over and over, until it works: no user's call is ever the guinea pig.
 ///
