@@ -54,6 +54,7 @@ async fn guarded_with(
     let connection = client.get_async_connection().await.unwrap();
     let guard = GuardLayer::builder().name(name).call_timeout(CALL_TIMEOUT);
     let guard = guard.build().unwrap().layer(connection);
+    let guard = guard.healed_by(client);
     until(|| guard.circuits().len() == 3).await;
     guard
 }
@@ -389,13 +390,9 @@ async fn a_node_that_was_away_from_the_start_is_served_when_it_is_back() {
     let guard = guarded(&cluster, "never").await;
     let mut healthy = StayClosed::of(&guard, &cluster.nodes()[1..]);
     let mut connection = ServiceConnection::new(guard.clone());
-    until_open(&guard, away, &mut connection).await;
-    // The last call for it had everybody wait for a dial, which may not have ended yet.
-    let end = Instant::now() + LONG;
+    // No call for it has had everybody wait for a dial.
+    until(|| state_of(&guard, away) == CircuitState::Open).await;
     let other = key_of(other);
-    while connection.get::<_, Option<u64>>(&other).await.is_err() {
-        assert!(Instant::now() < end, "others are away too");
-    }
     // From here on nobody waits for it: as many calls as fit into several probes.
     let end = Instant::now() + SECOND * 2;
     while Instant::now() < end {
@@ -463,6 +460,77 @@ async fn while_redis_reads_its_own_map_no_healthy_node_is_condemned() {
     println!("{}", show(&load));
     assert!(load.ok() < load.total(), "it never stopped");
     healthy.have();
+}
+
+/// `redis` keeps connections that are open and silent, and asks no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_answers_nobody_is_replaced_where_nodes_are_at_home() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let guard = guarded(&cluster, "stuck").await;
+    let mut connection = ServiceConnection::new(guard.clone());
+    let () = connection
+        .set(key_of(&cluster.nodes()[0]), 1)
+        .await
+        .unwrap();
+    for node in cluster.nodes() {
+        node.proxy().set_for_old(Mode::FreezeOpen);
+    }
+    let silent = Instant::now();
+    until_all_serve(&guard, &cluster).await;
+    println!(
+        "FIGURE guard, a cluster connection that answers nobody: replaced and serving after {:?}",
+        silent.elapsed()
+    );
+}
+
+/// Where its calls are many `redis` 1.8 over `tokio` 1.54 may answer nobody any more, in most runs of this.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_dies_and_vanishes_under_load_takes_nobody_with_it_for_good() {
+    for retries in [None, Some(0)] {
+        let Some(cluster) = Cluster::start_or_skip().await else {
+            return;
+        };
+        let [dead, first, second] = cluster.nodes() else {
+            panic!("three nodes");
+        };
+        let guard = guarded_with(&cluster, "vanished", |client| match retries {
+            Some(retries) => client.retries(retries),
+            None => client,
+        });
+        let guard = guard.await;
+        let there = load_on(&guard, [first, second], 200, SECOND * 6);
+        let away = load_on(&guard, [dead], 300, SECOND * 6);
+        sleep(SECOND).await;
+        dead.set(Mode::Down);
+        sleep(ms(20)).await;
+        dead.set(Mode::Blackhole);
+        sleep(SECOND * 3).await;
+        dead.set(Mode::Pass);
+        let (there, away) = (there.finish().await, away.finish().await);
+        println!("{retries:?} there: {}\naway: {}", show(&there), show(&away));
+        until_all_serve(&guard, &cluster).await;
+    }
+}
+
+/// Each node's keys, and with its circuit closed.
+async fn until_all_serve(guard: &ClusterGuard, cluster: &Cluster) {
+    let mut connection = ServiceConnection::new(guard.clone());
+    let end = Instant::now() + LONG;
+    let mut served = 0;
+    while served < cluster.nodes().len() {
+        served = 0;
+        for node in cluster.nodes() {
+            let found: RedisResult<Option<u64>> = connection.get(key_of(node)).await;
+            served += usize::from(found.is_ok());
+        }
+        assert!(Instant::now() < end, "not within {LONG:?}: {guard:?}");
+        sleep(ms(5)).await;
+    }
+    for node in cluster.nodes() {
+        assert_eq!(state_of(guard, node), CircuitState::Closed);
+    }
 }
 
 /// The slot of `tag` is that of `to`, by the word of these.

@@ -10,28 +10,45 @@ use std::{
     task::{Context, Poll},
 };
 
-use redis::cluster_async::ClusterConnection;
 use tower::Service;
 
 use super::nodes::{Concerned, Nodes};
 use crate::{
-    ConnectionService, Error, Reply, Request,
+    ConnectionFuture, ConnectionService, Error, Reply, Request,
     layer::{BreakerFuture, Foreign, ForeignFuture, Gate, Under},
 };
 
-/// A cluster connection, and the circuits of its nodes.
+/// The connection of a cluster, and the circuits of its nodes.
 #[derive(Clone, Debug)]
 pub(super) struct ByNode {
-    inner: Foreign<ConnectionService<ClusterConnection>>,
+    inner: Foreign<Current>,
     nodes: Arc<Nodes>,
 }
 
 impl ByNode {
-    pub(super) fn new(connection: ClusterConnection, nodes: Arc<Nodes>) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>) -> Self {
         Self {
-            inner: Foreign::new(ConnectionService::new(connection)),
+            inner: Foreign::new(Current(nodes.clone())),
             nodes,
         }
+    }
+}
+
+/// The connection that they have at the time of the call.
+#[derive(Clone, Debug)]
+pub(super) struct Current(Arc<Nodes>);
+
+impl Service<Request> for Current {
+    type Response = Reply;
+    type Error = Error;
+    type Future = ConnectionFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> ConnectionFuture {
+        ConnectionService::new(self.0.connection()).call(request)
     }
 }
 
@@ -41,7 +58,7 @@ impl Gate for ByNode {}
 impl Service<Request> for ByNode {
     type Response = Reply;
     type Error = Error;
-    type Future = BreakerFuture<ForeignFuture<ConnectionService<ClusterConnection>>>;
+    type Future = BreakerFuture<ForeignFuture<Current>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))

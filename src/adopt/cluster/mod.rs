@@ -10,6 +10,7 @@ mod keys;
 mod knock;
 mod nodes;
 mod probe;
+mod reader;
 mod slots;
 mod table;
 
@@ -22,7 +23,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use redis::cluster_async::ClusterConnection;
+use redis::{cluster::ClusterClient, cluster_async::ClusterConnection};
 use tower::{Layer, Service};
 
 use self::{by_node::ByNode, nodes::Nodes};
@@ -38,10 +39,10 @@ impl Layer<ClusterConnection> for GuardLayer {
     type Service = ClusterGuard;
 
     fn layer(&self, connection: ClusterConnection) -> ClusterGuard {
-        let nodes = Arc::new(Nodes::new(connection.clone(), self.breaker().clone()));
+        let nodes = Arc::new(Nodes::new(connection, self.breaker().clone()));
         nodes.keep_reading();
         ClusterGuard {
-            stack: self.bounds(ByNode::new(connection, nodes.clone())),
+            stack: self.bounds(ByNode::new(nodes.clone())),
             nodes,
         }
     }
@@ -134,6 +135,27 @@ pub struct ClusterGuard {
 }
 
 impl ClusterGuard {
+    /// Makes another connection by `client` where the one it has is stuck: see [above](Self#what-to-set-on-the-connection). For all clones.
+    ///
+    /// ```
+    /// # use redis_holdfast::{ClusterGuard, layer::GuardLayer, redis};
+    /// # use redis::cluster::ClusterClient;
+    /// # use tower::Layer;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = holdfast_lab::Embedded::start().await?; // a cluster of one
+    /// # let nodes = [server.url()];
+    /// let client = ClusterClient::new(nodes)?;
+    /// let connection = client.get_async_connection().await?;
+    /// let guarded: ClusterGuard = GuardLayer::builder().build()?.layer(connection).healed_by(client);
+    /// # let _ = guarded;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn healed_by(self, client: ClusterClient) -> Self {
+        self.nodes.set_client(client);
+        self
+    }
+
     /// The primaries that are known now, `host:port`, each with its circuit: to watch and to force. Empty until the map was read. A node
     /// that left and came back has a new one.
     #[must_use]

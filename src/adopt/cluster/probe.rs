@@ -106,7 +106,11 @@ impl Probe {
             Who::Unfit => false,
             Who::Another => self.may_be_there(until, is_home).await,
             Who::Nobody if is_other == Some(true) => false,
-            Who::Nobody => is_home == Some(true) || self.is_unknown(),
+            Who::Nobody if is_home == Some(true) || self.is_unknown() => {
+                self.tell_doubt();
+                true
+            }
+            Who::Nobody => false,
         };
         if who == Who::Itself {
             *self.there() = Some(Instant::now());
@@ -147,6 +151,12 @@ impl Probe {
         match way {
             Some((mut connection, slot)) => self.who(&mut connection, slot).await != Who::Nobody,
             None => false,
+        }
+    }
+
+    fn tell_doubt(&self) {
+        if let Some(nodes) = self.nodes.upgrade() {
+            nodes.doubt();
         }
     }
 
@@ -287,7 +297,11 @@ async fn fetch(connection: &mut ClusterConnection, slot: u16) -> RedisResult<Val
 }
 
 /// Sends `cmd` to the primary of `slot`, as `redis` knows it.
-async fn by_slot(connection: &mut ClusterConnection, cmd: &Cmd, slot: u16) -> RedisResult<Value> {
+pub(super) async fn by_slot(
+    connection: &mut ClusterConnection,
+    cmd: &Cmd,
+    slot: u16,
+) -> RedisResult<Value> {
     let nowhere = (redis::ErrorKind::Client, "no such slot");
     let slot = Slot::new(slot).ok_or(nowhere)?;
     let route = Route::with_slot(slot, SlotAddr::Master);

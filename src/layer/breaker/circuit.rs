@@ -217,6 +217,15 @@ impl Circuit {
         self.refuses().then(|| self.0.refuse())
     }
 
+    /// Asks whether the endpoint is there at all, as after a call that waited in vain.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn doubt(&self) {
+        let word = self.0.word.load(Ordering::Relaxed);
+        if mode(word) == CLOSED {
+            self.0.doubt(word, Instant::now());
+        }
+    }
+
     pub(super) fn admit(&self) -> Result<Permit, Error> {
         let core = &self.0;
         let word = core.word.load(Ordering::Acquire);

@@ -122,6 +122,12 @@ impl BreakerLayer {
         Breaker { inner, circuit }
     }
 
+    /// The name it counts under.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn client(&self) -> &'static str {
+        self.metrics.client()
+    }
+
     /// The circuit of one of several endpoints, for whoever tells them apart. `probe` asks that one alone, in the time that this layer's own
     /// probe has; `doubt`, while the circuit is closed, whether it may be condemned.
     #[cfg(feature = "cluster")]
