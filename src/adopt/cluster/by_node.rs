@@ -52,8 +52,11 @@ impl Service<Request> for Current {
     }
 }
 
-/// Which node would refuse depends on the call.
-impl Gate for ByNode {}
+impl Gate for ByNode {
+    fn refuses(&self, request: &Request) -> bool {
+        self.nodes.refusal(request).is_some()
+    }
+}
 
 impl Service<Request> for ByNode {
     type Response = Reply;
@@ -66,7 +69,10 @@ impl Service<Request> for ByNode {
 
     fn call(&mut self, request: Request) -> Self::Future {
         self.nodes.keep_reading();
-        let concerned = self.nodes.concerned(&request);
+        let concerned = match self.nodes.concerned(&request) {
+            Ok(concerned) => concerned,
+            Err(refusal) => return BreakerFuture::refused(refusal),
+        };
         let under = match &concerned {
             Concerned::Nobody => Under::Nothing,
             Concerned::One(circuit) => Under::Node(circuit),

@@ -6,7 +6,7 @@
 //! node that `redis` has no connection to begins in doubt. Leaves reading the map to [`reader`](super::reader), routing to `redis`, refusing to the circuits. Fails never.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
@@ -23,10 +23,10 @@ use super::{
     keys::{Place, place},
     probe::{Lost, Probe},
     reader::reading,
-    slots::{Primary, Slots},
+    slots::{Primary, Seen, Slots},
 };
 use crate::{
-    Request,
+    Error, Request,
     layer::{BreakerLayer, Circuit},
     task::{Kept, Owned, spawn_owned},
     telemetry::span,
@@ -84,22 +84,24 @@ impl Nodes {
         }
     }
 
-    pub(super) fn concerned(&self, request: &Request) -> Concerned {
+    /// The circuits that a call is under, or its refusal. A refusal allocates nothing.
+    pub(super) fn concerned(&self, request: &Request) -> Result<Concerned, Error> {
         let map = self.map.load();
-        let circuit = |node: &Node| node.circuit.clone();
-        match place(request.packed()) {
-            Place::Anywhere => Concerned::Nobody,
-            Place::Slot(slot) => map
-                .at(slot)
-                .map_or(Concerned::Nobody, |node| Concerned::One(circuit(node))),
-            Place::Everywhere => Concerned::Several(map.nodes.iter().map(circuit).collect()),
-            Place::Slots(slots) => {
-                let owners = slots.into_iter().filter_map(|slot| map.slots.owner(slot));
-                let owners: BTreeSet<usize> = owners.collect();
-                let nodes = owners.into_iter().filter_map(|owner| map.nodes.get(owner));
-                Concerned::Several(nodes.map(circuit).collect())
-            }
+        let place = place(request.packed());
+        if let Some(refusal) = map.refusal(&place) {
+            return Err(refusal);
         }
+        let mut concerned = Concerned::Nobody;
+        map.find(&place, |node| {
+            concerned.add(node.circuit.clone());
+            None::<()>
+        });
+        Ok(concerned)
+    }
+
+    /// What a call would be refused with now.
+    pub(super) fn refusal(&self, request: &Request) -> Option<Error> {
+        self.map.load().refusal(&place(request.packed()))
     }
 
     /// The circuits by the names of their nodes, in the order of their slots.
@@ -238,7 +240,39 @@ impl Nodes {
     }
 }
 
+impl Concerned {
+    fn add(&mut self, other: Circuit) {
+        *self = match std::mem::replace(self, Self::Nobody) {
+            Self::Nobody => Self::One(other),
+            Self::One(circuit) => Self::Several(vec![circuit, other]),
+            Self::Several(mut circuits) => {
+                circuits.push(other);
+                Self::Several(circuits)
+            }
+        };
+    }
+}
+
 impl Map {
+    fn refusal(&self, place: &Place<'_>) -> Option<Error> {
+        self.find(place, |node| node.circuit.refusal())
+    }
+
+    /// What is first found of the nodes that this concerns, each of which is looked at once.
+    fn find<T>(&self, place: &Place<'_>, mut look: impl FnMut(&Node) -> Option<T>) -> Option<T> {
+        match place {
+            Place::Anywhere => None,
+            Place::Slot(slot) => look(self.at(*slot)?),
+            Place::Everywhere => self.nodes.iter().find_map(look),
+            Place::Slots(keys) => {
+                let mut seen = Seen::default();
+                let owners = keys.slots().filter_map(|slot| self.slots.owner(slot));
+                let mut new = owners.filter(|owner| seen.is_new(*owner));
+                new.find_map(|owner| look(self.nodes.get(owner)?))
+            }
+        }
+    }
+
     fn at(&self, slot: u16) -> Option<&Node> {
         self.nodes.get(self.slots.owner(slot)?)
     }

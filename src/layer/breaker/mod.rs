@@ -207,7 +207,7 @@ impl<S> Breaker<S> {
 }
 
 impl<S> Gate for Breaker<S> {
-    fn refuses(&self) -> bool {
+    fn refuses(&self, _: &Request) -> bool {
         self.circuit.refuses()
     }
 }
@@ -341,6 +341,14 @@ pin_project! {
 }
 
 impl<F> BreakerFuture<F> {
+    /// A call that is refused.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn refused(refusal: Error) -> Self {
+        Self {
+            stage: Stage::Refused { refusal },
+        }
+    }
+
     /// A call of `inner` under these circuits.
     pub(crate) fn of<S>(under: Under<'_>, inner: &mut S, request: Request) -> Self
     where
