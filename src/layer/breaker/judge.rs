@@ -82,6 +82,8 @@ fn judge_code(code: &str) -> Judgement {
         "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => Judgement::Failed,
         // Whose turn it is to write, which keys are on the move, who may: no matter of health.
         "READONLY" | "TRYAGAIN" | "NOAUTH" | "NOPERM" | "WRONGPASS" => Judgement::Neutral,
+        // A cluster connection says so itself, and asks nobody.
+        "CROSSSLOT" => Judgement::Neutral,
         _ => Judgement::Served,
     }
 }
@@ -133,6 +135,7 @@ mod tests {
             ("-BUSY x", Failed),
             ("-READONLY x", Neutral),
             ("-NOAUTH x", Neutral),
+            ("-CROSSSLOT x", Neutral),
         ] {
             let value = redis::parse_redis_value(format!("{line}\r\n").as_bytes());
             let value = value.expect("a reply");
