@@ -28,7 +28,7 @@ use redis::{
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    knock::knock,
+    knock::Knocker,
     nodes::Nodes,
     slots::{Primary, key_of},
 };
@@ -42,6 +42,7 @@ pub(super) struct Probe {
     primary: Primary,
     /// When it was last found to be there.
     there: Arc<Mutex<Option<Instant>>>,
+    knocker: Arc<Knocker>,
 }
 
 /// Who answered.
@@ -64,6 +65,7 @@ impl Probe {
             nodes,
             primary,
             there: Arc::default(),
+            knocker: Arc::default(),
         }
     }
 
@@ -135,7 +137,10 @@ impl Probe {
 
     /// Whether it is at home.
     async fn knocks(&self) -> bool {
-        let is_home = at(self.primary.address).await;
+        let Some(address) = self.primary.address else {
+            return false;
+        };
+        let is_home = self.knocker.knock(address).await;
         if is_home && let Some(nodes) = self.nodes.upgrade() {
             nodes.lost.hear();
         }
@@ -224,7 +229,7 @@ impl Probe {
             Some(nodes) => nodes.neighbour(&self.primary.name),
             None => return false,
         };
-        let (is_home, is_heard) = tokio::join!(at(self.primary.address), at(neighbour));
+        let (is_home, is_heard) = tokio::join!(self.knocks(), at(neighbour));
         let Some(nodes) = self.nodes.upgrade() else {
             return false;
         };
@@ -242,7 +247,7 @@ async fn after<T>(gap: Duration, question: impl Future<Output = T>) -> T {
 
 async fn at(address: Option<SocketAddr>) -> bool {
     match address {
-        Some(address) => knock(address).await,
+        Some(address) => Knocker::default().knock(address).await,
         None => false,
     }
 }

@@ -17,7 +17,7 @@ use redis::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    knock::knock,
+    knock::Knocker,
     nodes::Nodes,
     probe::by_slot,
     slots::{Primary, Slots},
@@ -164,7 +164,7 @@ async fn is_stuck(nodes: &Weak<Nodes>) -> bool {
     let mut is_home = false;
     for Primary { name, address, .. } in some {
         let Some(address) = address else { continue };
-        if !knock(address).await {
+        if !Knocker::default().knock(address).await {
             continue;
         }
         is_home = true;
