@@ -7,7 +7,8 @@
 //! other node says `MOVED`, and it reads its map anew; and meanwhile, for as long as a dial to a node that is away may take, nobody is
 //! served. So we ask *by slot*, for the node's id: where `redis` has no connection it draws another node, and that one's id is another. But
 //! `redis` makes a connection that it never had, or gave up, for a `MOVED` alone. So when another has answered we [`knock`], and where somebody
-//! is at home ask for a key after all.
+//! is at home ask for a key after all. And each question to a node that is silent waits for it somewhere, so one that owes
+//! an answer is knocked at first.
 
 use std::{
     future::Future,
@@ -43,6 +44,8 @@ pub(super) struct Probe {
     /// When it was last found to be there.
     there: Arc<Mutex<Option<Instant>>>,
     knocker: Arc<Knocker>,
+    /// When it was last asked, if it has not answered since.
+    owed: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Who answered.
@@ -58,6 +61,8 @@ enum Who {
 
 /// Who was found to be there is not asked again so soon: where keys move, each call for them puts their node in doubt.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
+/// Then it is asked again whatever a knock says: the way of `redis` may be another.
+const OWED_FOR: Duration = Duration::from_secs(5);
 
 impl Probe {
     pub(super) fn new(nodes: Weak<Nodes>, primary: Primary) -> Self {
@@ -66,6 +71,7 @@ impl Probe {
             primary,
             there: Arc::default(),
             knocker: Arc::default(),
+            owed: Arc::default(),
         }
     }
 
@@ -74,7 +80,7 @@ impl Probe {
     /// While `redis` reads its own map nobody is answered, so a silence counts for something only where another node was answered meanwhile, or
     /// where nobody is at home either.
     pub(super) async fn doubt(self, within: Duration) -> bool {
-        let found = *self.there();
+        let found = *lock(&self.there);
         if found.is_some_and(|at| at.elapsed() < KNOWN_FOR) {
             return true;
         }
@@ -115,7 +121,7 @@ impl Probe {
             Who::Nobody => false,
         };
         if who == Who::Itself {
-            *self.there() = Some(Instant::now());
+            *lock(&self.there) = Some(Instant::now());
         }
         is_there
     }
@@ -172,15 +178,28 @@ impl Probe {
         })
     }
 
-    fn there(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.there.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether it was asked of late and owes the answer, and a knock tells as much.
+    fn owes(&self) -> bool {
+        let asked = *lock(&self.owed);
+        let nodes = self.nodes.upgrade();
+        asked.is_some_and(|at| at.elapsed() < OWED_FOR)
+            && nodes.is_some_and(|nodes| nodes.lost.is_heard())
     }
 
     pub(super) async fn ask(self) -> bool {
         let Some((mut connection, slot)) = self.way() else {
             return false;
         };
-        match self.who(&mut connection, slot).await {
+        // Each question to a silent node is kept for it somewhere: we knock first, for which there is one connection.
+        if self.owes() && !self.knocks().await {
+            return false;
+        }
+        *lock(&self.owed) = Some(Instant::now());
+        let who = self.who(&mut connection, slot).await;
+        if who != Who::Nobody {
+            *lock(&self.owed) = None;
+        }
+        match who {
             Who::Itself => return true,
             Who::Unfit | Who::Nobody => return false,
             Who::Another => {}
@@ -267,11 +286,11 @@ const FETCH: Duration = Duration::from_secs(1);
 const GUESS: Duration = Duration::from_secs(30);
 
 impl Lost {
-    fn hear(&self) {
+    pub(super) fn hear(&self) {
         self.is_heard.store(true, Ordering::Relaxed);
     }
 
-    fn is_heard(&self) -> bool {
+    pub(super) fn is_heard(&self) -> bool {
         self.is_heard.load(Ordering::Relaxed)
     }
 
@@ -292,8 +311,12 @@ impl Lost {
     }
 
     fn fetched(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.fetched)
     }
+}
+
+fn lock(at: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    at.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Has `redis` make a connection to the primary of `slot`.

@@ -92,11 +92,11 @@ impl Silence {
 }
 
 /// Reads the map, at once and then as often as there is need. Holds the nodes for moments only.
-pub(super) async fn reading(nodes: Weak<Nodes>, _kept: Kept) {
+pub(super) async fn reading(weak: Weak<Nodes>, _kept: Kept) {
     let mut ticks = CALM;
     let mut silence = Silence::default();
     loop {
-        let Some(held) = nodes.upgrade() else { return };
+        let Some(held) = weak.upgrade() else { return };
         let is_due = silence.is_on() || ticks >= CALM || held.should_be_read();
         let (connection, doubted) = (is_due.then(|| held.connection()), held.doubted());
         drop(held);
@@ -105,16 +105,21 @@ pub(super) async fn reading(nodes: Weak<Nodes>, _kept: Kept) {
             let asked = Instant::now();
             match read(connection).await {
                 Heard::Map(slots) => {
-                    let Some(nodes) = nodes.upgrade() else { return };
+                    let Some(nodes) = weak.upgrade() else { return };
                     nodes.adopt(slots);
                     ticks = 0;
                     silence.on_words();
+                    let is_heard = nodes.lost.is_heard();
+                    drop(nodes);
+                    if !is_heard {
+                        learn_to_knock(&weak).await;
+                    }
                 }
                 Heard::Words => silence.on_words(),
                 Heard::Nothing => {
                     let verdict = silence.on_silence(asked, Instant::now());
-                    if verdict == Verdict::Suspect && is_stuck(&nodes).await {
-                        renew(&nodes).await;
+                    if verdict == Verdict::Suspect && is_stuck(&weak).await {
+                        renew(&weak).await;
                         silence.on_told(Instant::now());
                     }
                 }
@@ -127,6 +132,18 @@ pub(super) async fn reading(nodes: Weak<Nodes>, _kept: Kept) {
         if timeout(gap, doubted.notified()).await.is_ok() {
             ticks = CALM;
         }
+    }
+}
+
+/// Whether the names of the nodes are addresses that we reach: else a knock that is not answered says nothing.
+async fn learn_to_knock(nodes: &Weak<Nodes>) {
+    let some = nodes.upgrade().map(|nodes| nodes.some(1));
+    let address = some.and_then(|some| some.first()?.address);
+    if let Some(address) = address
+        && Knocker::default().knock(address).await
+        && let Some(nodes) = nodes.upgrade()
+    {
+        nodes.lost.hear();
     }
 }
 
