@@ -43,6 +43,7 @@ impl Permit {
     }
 
     /// One of several.
+    #[cfg(feature = "cluster")]
     pub(super) fn shared(mut self) -> Self {
         self.is_shared = true;
         self
