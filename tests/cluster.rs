@@ -523,8 +523,6 @@ async fn a_silent_node_is_not_asked_over_and_over() {
     let silent = &cluster.nodes()[0];
     let guard = guarded(&cluster, "silent").await;
     let mut connection = ServiceConnection::new(guard.clone());
-    // Once it is known that nodes are reached so.
-    sleep(ms(300)).await;
     assert_eq!(
         silent
             .server()

@@ -54,6 +54,11 @@ impl Knocker {
         knocked.ok().flatten().unwrap_or(false)
     }
 
+    /// Whether it was accepted there, and is not answered yet.
+    pub(super) fn is_owed(&self) -> bool {
+        lock(&self.owed).is_some()
+    }
+
     async fn hear(&self, address: SocketAddr) -> Option<bool> {
         let owed = lock(&self.owed).take();
         let said = match owed {
@@ -165,6 +170,7 @@ mod tests {
         for _ in 0..3 {
             // Completed by the kernel, and never answered.
             assert!(!knocker.knock(address).await);
+            assert!(knocker.is_owed());
         }
         assert!(begun.elapsed() >= WITHIN * 3);
         // Cancelled, as by a doubt that has been dispelled.
@@ -184,6 +190,7 @@ mod tests {
         assert!(another.is_err(), "another connection");
         drop(listener);
         assert!(!knocker.knock(address).await, "refused");
+        assert!(!knocker.is_owed());
     }
 
     /// What a Redis 7.0 with TLS and an `openssl s_server` do: each closes without a word on a `PING`, and answers an empty record with an alert.

@@ -178,19 +178,17 @@ impl Probe {
         })
     }
 
-    /// Whether it was asked of late and owes the answer, and a knock tells as much.
+    /// Whether it was asked of late and owes the answer, and that to a knock too.
     fn owes(&self) -> bool {
         let asked = *lock(&self.owed);
-        let nodes = self.nodes.upgrade();
-        asked.is_some_and(|at| at.elapsed() < OWED_FOR)
-            && nodes.is_some_and(|nodes| nodes.lost.is_heard())
+        asked.is_some_and(|at| at.elapsed() < OWED_FOR) && self.knocker.is_owed()
     }
 
     pub(super) async fn ask(self) -> bool {
         let Some((mut connection, slot)) = self.way() else {
             return false;
         };
-        // Each question to a silent node is kept for it somewhere: we knock first, for which there is one connection.
+        // Each question to a node that is silent is kept for it somewhere. Where a knock was accepted there, its answer comes first.
         if self.owes() && !self.knocks().await {
             return false;
         }
