@@ -31,6 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .connection_timeout(CALL_TIMEOUT)
         .response_timeout(CALL_TIMEOUT)
         .tcp_settings(socket)
+        .retries(0)
         .build()?;
     let connecting = client.get_async_connection();
     let cluster = match timeout(Duration::from_secs(2), connecting).await? {
@@ -45,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .name("cluster")
         .call_timeout(CALL_TIMEOUT)
         .build()?;
-    let guarded = guard.layer(cluster);
+    let guarded = guard.layer(cluster).healed_by(client);
     let mut connection = ServiceConnection::new(guarded.clone());
     for page in ["home", "cart", "help", "news", "jobs", "legal"] {
         let visits: RedisResult<u64> = connection.incr(format!("adopt_cluster:{page}"), 1).await;

@@ -1,5 +1,9 @@
 //! What a call allocates: nothing through a service if it is refused, next to nothing through redis' trait.
-#![allow(clippy::unwrap_used, reason = "a test may end here")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may end here"
+)]
 
 use std::alloc::System;
 use std::pin::pin;
@@ -27,18 +31,25 @@ fn poll_once<F: Future>(future: F) -> F::Output {
 }
 
 /// Allocations of so many refused calls, the requests themselves apart: of the best of a few rounds, for once a second a recorder is told.
-fn through_service<S>(mut service: S) -> usize
+fn through_service<S>(service: S) -> usize
 where
     S: Service<Request, Response = Reply, Error = Error>,
 {
-    (0..5).map(|_| round(&mut service)).min().unwrap()
+    of_refused(service, || Request::from(redis::cmd("GET").arg("key")))
 }
 
-fn round<S>(service: &mut S) -> usize
+fn of_refused<S>(mut service: S, request: impl Fn() -> Request) -> usize
 where
     S: Service<Request, Response = Reply, Error = Error>,
 {
-    let request = || Request::from(redis::cmd("GET").arg("key"));
+    let rounds = (0..5).map(|_| round(&mut service, &request));
+    rounds.min().unwrap()
+}
+
+fn round<S>(service: &mut S, request: impl Fn() -> Request) -> usize
+where
+    S: Service<Request, Response = Reply, Error = Error>,
+{
     drop(poll_once(service.call(request())));
     let requests: Vec<Request> = (0..CALLS).map(|_| request()).collect();
     let region = Region::new(COUNTED);
@@ -142,8 +153,55 @@ async fn a_refusal_allocates_next_to_nothing() {
         link <= 4 * CALLS && guarded <= 4 * CALLS,
         "{link}, {guarded} in {CALLS} refusals"
     );
+    #[cfg(feature = "cluster")]
+    of_a_node().await;
     beside_bare().await;
     served().await;
+}
+
+/// A call is refused for one node of those that it concerns, the last that is named.
+#[cfg(feature = "cluster")]
+async fn of_a_node() {
+    let Some(cluster) = holdfast_lab::Cluster::start_or_skip().await else {
+        return;
+    };
+    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
+    let connection = client.get_async_connection().await.unwrap();
+    let guard = GuardLayer::builder().build().unwrap().layer(connection);
+    while guard.circuits().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let tags = cluster
+        .nodes()
+        .iter()
+        .map(|node| format!("{{{}}}", node.tag(0)));
+    let tags: Vec<String> = tags.collect();
+    guard.circuit_of(&tags[2]).unwrap().force_open();
+    let mut get = redis::cmd("GET");
+    get.arg(&tags[2]);
+    let mut mget = redis::cmd("MGET");
+    mget.arg(&tags);
+    let mut many = redis::cmd("MGET");
+    for nth in 0..1_000 {
+        many.arg(format!("{nth}{}", tags[nth % 2]));
+    }
+    many.arg(&tags[2]);
+    for (of, command) in [
+        ("GET", get),
+        ("MGET of three", mget),
+        ("DBSIZE", redis::cmd("DBSIZE")),
+    ] {
+        let allocated = of_refused(guard.clone(), || Request::from(&command));
+        println!(
+            "FIGURE allocations of a refusal for a node of a cluster: {allocated} of {of}, in {CALLS}"
+        );
+        assert_eq!(allocated, 0, "of {of} in {CALLS} refusals");
+    }
+    let (region, mut guard) = (Region::new(COUNTED), guard);
+    let many = Request::from(&many);
+    let packed = region.change().allocations;
+    assert!(poll_once(guard.call(many)).unwrap_err().is_circuit_open());
+    assert_eq!(region.change().allocations, packed, "of a long MGET");
 }
 
 /// A served call: what is packed, and the trait's boxed future; an integer has nothing of its own, and the job that caller and link share

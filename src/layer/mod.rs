@@ -59,8 +59,8 @@ pub use crate::net::reach::connect::{Connect, LinkConnector};
 
 /// What a layer can say of itself before it is called.
 pub(crate) trait Gate {
-    /// Whether it would refuse a call now.
-    fn refuses(&self) -> bool {
+    /// Whether it would refuse this call now.
+    fn refuses(&self, _: &Request) -> bool {
         false
     }
 }

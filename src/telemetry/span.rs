@@ -64,6 +64,12 @@ pub(crate) fn link_swapped(client: &str, endpoint: &str, fence: FenceOutcome) {
     );
 }
 
+/// A cluster connection answers nobody, though nodes are at home; and whether another has taken its place.
+#[cfg(feature = "cluster")]
+pub(crate) fn cluster_stuck(client: &str, renewed: bool) {
+    warn!(target: "redis_holdfast::link", client, renewed, "cluster connection is stuck");
+}
+
 /// A link was taken into service.
 pub(crate) fn link_in_service(client: &str, endpoint: &str, fenced: usize) {
     info!(target: "redis_holdfast::link", client, endpoint, fenced, "link in service");

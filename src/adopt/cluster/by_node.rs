@@ -10,38 +10,58 @@ use std::{
     task::{Context, Poll},
 };
 
-use redis::cluster_async::ClusterConnection;
 use tower::Service;
 
 use super::nodes::{Concerned, Nodes};
 use crate::{
-    ConnectionService, Error, Reply, Request,
+    ConnectionFuture, ConnectionService, Error, Reply, Request,
     layer::{BreakerFuture, Foreign, ForeignFuture, Gate, Under},
 };
 
-/// A cluster connection, and the circuits of its nodes.
+/// The connection of a cluster, and the circuits of its nodes.
 #[derive(Clone, Debug)]
 pub(super) struct ByNode {
-    inner: Foreign<ConnectionService<ClusterConnection>>,
+    inner: Foreign<Current>,
     nodes: Arc<Nodes>,
 }
 
 impl ByNode {
-    pub(super) fn new(connection: ClusterConnection, nodes: Arc<Nodes>) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>) -> Self {
         Self {
-            inner: Foreign::new(ConnectionService::new(connection)),
+            inner: Foreign::new(Current(nodes.clone())),
             nodes,
         }
     }
 }
 
-/// Which node would refuse depends on the call.
-impl Gate for ByNode {}
+/// The connection that they have at the time of the call.
+#[derive(Clone, Debug)]
+pub(super) struct Current(Arc<Nodes>);
+
+impl Service<Request> for Current {
+    type Response = Reply;
+    type Error = Error;
+    type Future = ConnectionFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> ConnectionFuture {
+        ConnectionService::new(self.0.connection()).call(request)
+    }
+}
+
+impl Gate for ByNode {
+    fn refuses(&self, request: &Request) -> bool {
+        self.nodes.refusal(request).is_some()
+    }
+}
 
 impl Service<Request> for ByNode {
     type Response = Reply;
     type Error = Error;
-    type Future = BreakerFuture<ForeignFuture<ConnectionService<ClusterConnection>>>;
+    type Future = BreakerFuture<ForeignFuture<Current>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
@@ -49,11 +69,14 @@ impl Service<Request> for ByNode {
 
     fn call(&mut self, request: Request) -> Self::Future {
         self.nodes.keep_reading();
-        let concerned = self.nodes.concerned(&request);
+        let concerned = match self.nodes.concerned(&request) {
+            Ok(concerned) => concerned,
+            Err(refusal) => return BreakerFuture::refused(refusal),
+        };
         let under = match &concerned {
             Concerned::Nobody => Under::Nothing,
-            Concerned::One(circuit) => Under::One(circuit),
-            Concerned::Several(circuits) => Under::Several(circuits),
+            Concerned::One(circuit) => Under::Node(circuit),
+            Concerned::Several(circuits) => Under::Nodes(circuits),
         };
         BreakerFuture::of(under, &mut self.inner, request)
     }

@@ -10,20 +10,48 @@ use super::{
 };
 
 /// Where a request goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
     /// To a node that `redis` draws, or of which nothing is known here.
     Anywhere,
     /// To every primary.
     Everywhere,
     /// To the node of this slot.
     Slot(u16),
-    /// In parts to the nodes of these slots.
-    Slots(Vec<u16>),
+    /// In parts to the nodes of the slots of these.
+    Slots(Keys<'a>),
+}
+
+/// The keys of a command that is split.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    words: Words<'a>,
+    step: usize,
+    /// The words behind the keys.
+    behind: usize,
+}
+
+impl<'a> Keys<'a> {
+    /// That of each, as often as it is named.
+    pub(super) fn slots(self) -> impl Iterator<Item = u16> + use<'a> {
+        let up_to = self.words.count.saturating_sub(self.behind);
+        let words = self.words.iter().take(up_to);
+        words.skip(1).step_by(self.step).map(slot)
+    }
+
+    fn place(self) -> Option<Place<'a>> {
+        let mut slots = self.slots();
+        let first = slots.next()?;
+        Some(if slots.all(|other| other == first) {
+            Place::Slot(first)
+        } else {
+            Place::Slots(self)
+        })
+    }
 }
 
 /// The place of a packed command; of a pipeline the first that one of its commands names, for it goes there as a whole.
-pub(super) fn place(packed: &[u8]) -> Place {
+pub(super) fn place(packed: &[u8]) -> Place<'_> {
     let mut left = packed;
     let Some(first) = Words::next(&mut left) else {
         return Place::Anywhere;
@@ -62,7 +90,7 @@ impl<'a> Words<'a> {
         Some(words)
     }
 
-    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+    fn iter(self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut left = self.packed;
         (0..self.count).map_while(move |_| word(&mut left))
     }
@@ -71,18 +99,16 @@ impl<'a> Words<'a> {
         self.iter().nth(position)
     }
 
-    fn place(self) -> Place {
+    fn place(self) -> Place<'a> {
         self.placed().unwrap_or(Place::Anywhere)
     }
 
-    fn placed(self) -> Option<Place> {
+    fn placed(self) -> Option<Place<'a>> {
         let key = match rule(&Name::of(self.iter())) {
             Rule::Anywhere => return None,
             Rule::Everywhere => return Some(Place::Everywhere),
-            Rule::Each(step) => return self.each(self.iter().skip(1).step_by(step)),
-            Rule::EachButLast => {
-                return self.each(self.iter().take(self.count.saturating_sub(1)).skip(1));
-            }
+            Rule::Each(step) => return self.keys(step, 0).place(),
+            Rule::EachButLast => return self.keys(1, 1).place(),
             Rule::Number(at) => {
                 let slot = parsed(self.at(at)?)?;
                 return (slot < u64::from(SLOTS))
@@ -103,19 +129,12 @@ impl<'a> Words<'a> {
         Some(Place::Slot(slot(key)))
     }
 
-    fn each(self, mut keys: impl Iterator<Item = &'a [u8]>) -> Option<Place> {
-        let first = slot(keys.next()?);
-        let mut slots = Vec::new();
-        for other in keys.map(slot) {
-            if other != first && !slots.contains(&other) {
-                slots.push(other);
-            }
+    fn keys(self, step: usize, behind: usize) -> Keys<'a> {
+        Keys {
+            words: self,
+            step,
+            behind,
         }
-        if slots.is_empty() {
-            return Some(Place::Slot(first));
-        }
-        slots.push(first);
-        Some(Place::Slots(slots))
     }
 }
 
@@ -155,12 +174,35 @@ mod tests {
         cmd
     }
 
-    fn place_of(words: &str) -> Place {
-        place(Request::from(command(words)).packed())
+    /// A place without the keys.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Where {
+        Anywhere,
+        Everywhere,
+        Slot(u16),
+        Slots(Vec<u16>),
     }
 
-    fn at(key: &str) -> Place {
-        Place::Slot(slot(key.as_bytes()))
+    fn where_is(packed: &[u8]) -> Where {
+        match place(packed) {
+            Place::Anywhere => Where::Anywhere,
+            Place::Everywhere => Where::Everywhere,
+            Place::Slot(slot) => Where::Slot(slot),
+            Place::Slots(keys) => {
+                let mut slots: Vec<u16> = keys.slots().collect();
+                slots.sort_unstable();
+                slots.dedup();
+                Where::Slots(slots)
+            }
+        }
+    }
+
+    fn place_of(words: &str) -> Where {
+        where_is(Request::from(command(words)).packed())
+    }
+
+    fn at(key: &str) -> Where {
+        Where::Slot(slot(key.as_bytes()))
     }
 
     #[test]
@@ -188,7 +230,7 @@ mod tests {
             let key = key.rsplit(' ').next().unwrap_or_default();
             assert_eq!(place_of(words), at(key), "{words}");
         }
-        assert_eq!(place_of("CLUSTER COUNTKEYSINSLOT 7"), Place::Slot(7));
+        assert_eq!(place_of("CLUSTER COUNTKEYSINSLOT 7"), Where::Slot(7));
     }
 
     #[test]
@@ -207,8 +249,11 @@ mod tests {
             "CONFIG GET k",
             "MGET",
             "ECHO k",
+            "RANDOMKEY",
+            "SCRIPT KILL",
+            "FUNCTION KILL",
         ] {
-            assert_eq!(place_of(words), Place::Anywhere, "{words}");
+            assert_eq!(place_of(words), Where::Anywhere, "{words}");
         }
         for words in [
             "PING",
@@ -217,13 +262,10 @@ mod tests {
             "SCRIPT LOAD x",
             "script load x",
         ] {
-            assert_eq!(place_of(words), Place::Everywhere, "{words}");
+            assert_eq!(place_of(words), Where::Everywhere, "{words}");
         }
         let slots = |words| match place_of(words) {
-            Place::Slots(mut slots) => {
-                slots.sort_unstable();
-                slots
-            }
+            Where::Slots(slots) => slots,
             other => panic!("{words}: {other:?}"),
         };
         let mut both = vec![slot(b"a"), slot(b"b")];
@@ -249,10 +291,13 @@ mod tests {
             .arg("b")
             .get("k")
             .get("k");
-        assert_eq!(place(Request::from(&pipeline).packed()), at("k"));
-        assert_eq!(place(Request::from(&*pipeline.atomic()).packed()), at("k"));
+        assert_eq!(where_is(Request::from(&pipeline).packed()), at("k"));
+        assert_eq!(
+            where_is(Request::from(&*pipeline.atomic()).packed()),
+            at("k")
+        );
         let keyless = redis::pipe().cmd("TIME").cmd("TIME").clone();
-        assert_eq!(place(Request::from(&keyless).packed()), Place::Anywhere);
+        assert_eq!(where_is(Request::from(&keyless).packed()), Where::Anywhere);
     }
 
     #[test]
@@ -264,7 +309,7 @@ mod tests {
             b"*2\r\n$3\r\nGET\r\n",
             b"*1\r\n$-1\r\n",
         ] {
-            assert_eq!(place(bytes), Place::Anywhere, "{bytes:?}");
+            assert_eq!(where_is(bytes), Where::Anywhere, "{bytes:?}");
         }
     }
 }

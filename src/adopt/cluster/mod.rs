@@ -2,14 +2,16 @@
 //!
 //! Owns [`ClusterGuard`] and the way a [`GuardLayer`] makes one. Promises: a node that is away costs the callers of its slots their deadline,
 //! then nothing; those of the others, nothing. Leaves routing, redirects and connections to `redis`' own [`ClusterConnection`]: it is bounded,
-//! not healed. Fails as a guard does. Rooms: [`keys`] and its [`table`] (where a command goes) and [`slots`] (who serves it), pure; [`nodes`]
-//! (the circuits, and the map in the background), [`probe`] with [`knock`] (what closes a circuit), [`by_node`] (each call under the right one).
+//! not healed, but replaced where it is stuck and another can be made. Fails as a guard does. Rooms: [`keys`] and its [`table`] (where a
+//! command goes) and [`slots`] (who serves it), pure; [`nodes`] (the circuits), [`reader`] (the map, and a connection that answers nobody),
+//! [`probe`] with [`knock`] (what condemns a node in doubt, and what closes a circuit), [`by_node`] (each call under the right one).
 
 mod by_node;
 mod keys;
 mod knock;
 mod nodes;
 mod probe;
+mod reader;
 mod slots;
 mod table;
 
@@ -22,7 +24,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use redis::cluster_async::ClusterConnection;
+use redis::{cluster::ClusterClient, cluster_async::ClusterConnection};
 use tower::{Layer, Service};
 
 use self::{by_node::ByNode, nodes::Nodes};
@@ -38,10 +40,10 @@ impl Layer<ClusterConnection> for GuardLayer {
     type Service = ClusterGuard;
 
     fn layer(&self, connection: ClusterConnection) -> ClusterGuard {
-        let nodes = Arc::new(Nodes::new(connection.clone(), self.breaker().clone()));
+        let nodes = Arc::new(Nodes::new(connection, self.breaker().clone()));
         nodes.keep_reading();
         ClusterGuard {
-            stack: self.bounds(ByNode::new(connection, nodes.clone())),
+            stack: self.bounds(ByNode::new(nodes.clone())),
             nodes,
         }
     }
@@ -50,11 +52,13 @@ impl Layer<ClusterConnection> for GuardLayer {
 /// What a [`GuardLayer`] makes of a cluster connection of `redis`: one deadline, one cap, and a circuit for each primary. Feature `cluster`.
 ///
 /// A node that is away costs the callers of its slots their deadline, then microseconds; the callers of the others notice nothing. Cheap to
-/// clone; clones share everything. It bounds and does not heal: routes, redirects and reconnecting are those of `redis`.
+/// clone; clones share everything. It bounds and does not heal: routes, redirects and reconnecting are those of `redis`. A connection that
+/// answers nobody any more it replaces, if it was told how: [`healed_by`](Self::healed_by).
 ///
 /// # Which circuit a call is under
 /// - **One key, or keys of one slot**: that of the slot's primary, by the cluster's own map. It alone hears of the outcome. Where reads go to
-///   replicas, a shard has one circuit: its primary's.
+///   replicas, a shard has one circuit: its primary's. A replica that fails may open it, for its writes too, until the primary is asked and
+///   answers; and again, for as long as reads go there.
 /// - **Several slots** (`MGET`, `DEL` and their like, which `redis` splits) **or every primary** (`DBSIZE`, `FLUSHALL`, `PING`, …): refused while
 ///   the circuit of any node concerned is open, for its outcome is known. Served, it counts for each of them; late, for none, because nobody
 ///   says which part was, but each is asked whether it is there.
@@ -75,10 +79,18 @@ impl Layer<ClusterConnection> for GuardLayer {
 ///   it a single `MOVED` while a node is silent stops the traffic of all for as long as the silence lasts;
 /// - by `tcp_settings` a `TCP_USER_TIMEOUT` of some seconds (Linux): without it the connection to a node that vanished lives for a quarter of an
 ///   hour, and a failover is not followed meanwhile;
-/// - perhaps `retries(0)`: what a lost connection held is sent again, up to 16 times, a second `INCR` as well. It stops the following of
-///   redirects too.
+/// - `retries(0)`, unless keys move often: else what a lost connection held is sent again, up to 16 times, a second `INCR` as well, and each
+///   call for a node that died has the map read anew, over and over, until its circuit is open. Without, the first `MOVED` or lost connection
+///   puts the node in doubt, and the others notice nothing. It stops the following of redirects too: while a slot moves, its callers see
+///   `MOVED` until `redis` has read its map.
 ///
-/// A process that starts while a node is away pays more: until that node's circuit is open, each call for it stops all the others so.
+/// # A connection that is stuck
+/// `redis` 1.8 over `tokio` 1.54 may answer nobody any more, for good, though every node is there: where its map is read anew under a load of
+/// hundreds of calls, as after the death of a node. (`tokio`'s locks are since 1.54 held by whoever has used up his turn; `redis` stops polling him
+/// to read the map, for which it waits for that lock. With `tokio` below 1.54 we know of no such case.) Give the guard the client, by
+/// [`healed_by`](Self::healed_by): where nobody was answered for 3 s, whoever was asked for, while a node is at home, it makes another
+/// connection, at most once in 10 s. Without it, it says so once in 10 s, in an event of `redis_holdfast::link`, *cluster connection is stuck*.
+/// What was under way ends at its deadline.
 ///
 /// # Readiness
 /// Always ready. `poll_ready` reserves nothing.
@@ -112,7 +124,7 @@ impl Layer<ClusterConnection> for GuardLayer {
 ///     .build()?;
 /// let guard = GuardLayer::builder().call_timeout(Duration::from_millis(250)).build()?;
 /// # let guard = GuardLayer::builder().call_timeout(Duration::from_secs(30)).build()?;
-/// let guarded = guard.layer(client.get_async_connection().await?);
+/// let guarded = guard.layer(client.get_async_connection().await?).healed_by(client);
 /// let mut connection = ServiceConnection::new(guarded.clone());
 /// let hits: u64 = connection.incr("hits", 1).await?;
 /// assert_eq!(hits, 1);
@@ -134,6 +146,28 @@ pub struct ClusterGuard {
 }
 
 impl ClusterGuard {
+    /// Makes another connection by `client` where the one it has is [stuck](Self#a-connection-that-is-stuck). For all clones; the first client
+    /// that is given stays.
+    ///
+    /// ```
+    /// # use redis_holdfast::{ClusterGuard, layer::GuardLayer, redis};
+    /// # use redis::cluster::ClusterClient;
+    /// # use tower::Layer;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = holdfast_lab::Embedded::start().await?; // a cluster of one
+    /// # let nodes = [server.url()];
+    /// let client = ClusterClient::new(nodes)?;
+    /// let connection = client.get_async_connection().await?;
+    /// let guarded: ClusterGuard = GuardLayer::builder().build()?.layer(connection).healed_by(client);
+    /// # let _ = guarded;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn healed_by(self, client: ClusterClient) -> Self {
+        self.nodes.set_client(client);
+        self
+    }
+
     /// The primaries that are known now, `host:port`, each with its circuit: to watch and to force. Empty until the map was read. A node
     /// that left and came back has a new one.
     #[must_use]

@@ -1,50 +1,50 @@
 //! The primaries of a cluster, each with its circuit.
 //!
-//! Owns the map of slots, read in the background, and the circuits. Promises: nobody waits for the map: until it is there calls pass under no
+//! Owns the map of slots, the circuits, and the connection, of which there may be another one day. Promises: nobody waits for the map: until it is there calls pass under no
 //! circuit, and while it cannot be read the last one holds; a node keeps its circuit for as long as it serves a slot at the same
-//! address; what is asked of the cluster has its deadline. Leaves routing to `redis`, refusing to the circuits. Fails never.
+//! address; a
+//! node that `redis` has no connection to begins in doubt. Leaves reading the map to [`reader`](super::reader), routing to `redis`, refusing to the circuits. Fails never.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use redis::{
-    cluster_async::ClusterConnection,
-    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
-};
-use tokio::{
-    runtime::Handle,
-    time::{sleep, timeout},
-};
+use redis::{cluster::ClusterClient, cluster_async::ClusterConnection};
+use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
     keys::{Place, place},
     probe::{Lost, Probe},
-    slots::{Primary, Slots},
+    reader::reading,
+    slots::{Primary, Seen, Slots},
 };
 use crate::{
-    Request,
+    Error, Request,
     layer::{BreakerLayer, Circuit},
     task::{Kept, Owned, spawn_owned},
+    telemetry::span,
 };
 
 /// All that is known of a cluster.
 pub(super) struct Nodes {
-    connection: ClusterConnection,
+    connection: ArcSwap<ClusterConnection>,
+    /// By which another is made.
+    client: OnceLock<ClusterClient>,
     breaker: BreakerLayer,
     map: ArcSwap<Map>,
     reader: Mutex<Option<Owned>>,
     /// A reader runs.
     kept: Arc<AtomicBool>,
     pub(super) lost: Lost,
+    /// Told where nobody was answered.
+    doubted: Arc<Notify>,
 }
 
 struct Map {
@@ -66,14 +66,6 @@ pub(super) enum Concerned {
     Several(Vec<Circuit>),
 }
 
-/// How often it is looked whether the map should be read.
-const TICK: Duration = Duration::from_secs(1);
-/// While no circuit is open the map is read once in so many ticks: `redis` follows what moves by itself, we must only know where it went.
-const CALM: u32 = 15;
-/// One node has so long to tell the map, and so many are asked in one turn: the one that `redis` draws may be the silent one.
-const TOLD_WITHIN: Duration = Duration::from_millis(500);
-const ASKED: usize = 3;
-
 impl Nodes {
     pub(super) fn new(connection: ClusterConnection, breaker: BreakerLayer) -> Self {
         let map = Map {
@@ -81,31 +73,35 @@ impl Nodes {
             nodes: Vec::new(),
         };
         Self {
-            connection,
+            connection: ArcSwap::from_pointee(connection),
+            client: OnceLock::new(),
             breaker,
             map: ArcSwap::from_pointee(map),
             reader: Mutex::new(None),
             kept: Arc::new(AtomicBool::new(false)),
             lost: Lost::default(),
+            doubted: Arc::default(),
         }
     }
 
-    pub(super) fn concerned(&self, request: &Request) -> Concerned {
+    /// The circuits that a call is under, or its refusal. A refusal allocates nothing.
+    pub(super) fn concerned(&self, request: &Request) -> Result<Concerned, Error> {
         let map = self.map.load();
-        let circuit = |node: &Node| node.circuit.clone();
-        match place(request.packed()) {
-            Place::Anywhere => Concerned::Nobody,
-            Place::Slot(slot) => map
-                .at(slot)
-                .map_or(Concerned::Nobody, |node| Concerned::One(circuit(node))),
-            Place::Everywhere => Concerned::Several(map.nodes.iter().map(circuit).collect()),
-            Place::Slots(slots) => {
-                let owners = slots.into_iter().filter_map(|slot| map.slots.owner(slot));
-                let owners: BTreeSet<usize> = owners.collect();
-                let nodes = owners.into_iter().filter_map(|owner| map.nodes.get(owner));
-                Concerned::Several(nodes.map(circuit).collect())
-            }
+        let place = place(request.packed());
+        if let Some(refusal) = map.refusal(&place) {
+            return Err(refusal);
         }
+        let mut concerned = Concerned::Nobody;
+        map.find(&place, |node| {
+            concerned.add(node.circuit.clone());
+            None::<()>
+        });
+        Ok(concerned)
+    }
+
+    /// What a call would be refused with now.
+    pub(super) fn refusal(&self, request: &Request) -> Option<Error> {
+        self.map.load().refusal(&place(request.packed()))
     }
 
     /// The circuits by the names of their nodes, in the order of their slots.
@@ -137,7 +133,7 @@ impl Nodes {
     }
 
     /// The map is `slots` from now on.
-    fn adopt(self: &Arc<Self>, slots: Slots) {
+    pub(super) fn adopt(self: &Arc<Self>, slots: Slots) {
         let before = self.map.load();
         let known: HashMap<_, _> = before
             .nodes
@@ -149,18 +145,44 @@ impl Nodes {
             let same = same.filter(|node| node.primary == *primary);
             same.map_or_else(|| self.node(primary), |node| (*node).clone())
         });
-        let nodes = nodes.collect();
+        let nodes: Vec<Node> = nodes.collect();
+        let new: Vec<Circuit> = nodes
+            .iter()
+            .filter(|node| !known.contains_key(&*node.primary.name))
+            .map(|node| node.circuit.clone())
+            .collect();
         self.map.store(Arc::new(Map { slots, nodes }));
+        // Where `redis` has no connection to one, its callers would have everybody wait for a dial.
+        new.iter().for_each(Circuit::doubt);
+    }
+
+    /// What another connection is made by.
+    pub(super) fn set_client(&self, client: ClusterClient) {
+        // The first one stays: they are of the same cluster.
+        let _ = self.client.set(client);
+    }
+
+    pub(super) fn client(&self) -> Option<ClusterClient> {
+        self.client.get().cloned()
+    }
+
+    /// The connection is another from now on.
+    pub(super) fn renew(&self, connection: ClusterConnection) {
+        self.connection.store(Arc::new(connection));
+    }
+
+    pub(super) fn tell_stuck(&self, is_renewed: bool) {
+        span::cluster_stuck(self.breaker.client(), is_renewed);
     }
 
     fn node(self: &Arc<Self>, primary: &Primary) -> Node {
-        let probe = Probe {
-            nodes: Arc::downgrade(self),
-            primary: primary.clone(),
-        };
-        let circuit = self
-            .breaker
-            .circuit_of(&primary.name, move || probe.clone().ask());
+        let probe = Probe::new(Arc::downgrade(self), primary.clone());
+        let doubted = probe.clone();
+        let circuit = self.breaker.circuit_of(
+            &primary.name,
+            move || probe.clone().ask(),
+            move |within| doubted.clone().doubt(within),
+        );
         Node {
             primary: primary.clone(),
             circuit,
@@ -168,10 +190,32 @@ impl Nodes {
     }
 }
 
-/// What probes need to know.
+/// What probes and the reader need to know.
 impl Nodes {
+    /// The map should be read soon.
+    pub(super) fn should_be_read(&self) -> bool {
+        let map = self.map.load();
+        map.nodes.is_empty() || map.nodes.iter().any(Node::is_refused)
+    }
+
+    /// So many of the primaries, drawn.
+    pub(super) fn some(&self, most: usize) -> Vec<Primary> {
+        let map = self.map.load();
+        let drawn = fastrand::choose_multiple(map.nodes.iter(), most);
+        drawn.into_iter().map(|node| node.primary.clone()).collect()
+    }
+
+    /// Nobody was answered, though a node is at home.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    pub(super) fn doubted(&self) -> Arc<Notify> {
+        self.doubted.clone()
+    }
+
     pub(super) fn connection(&self) -> ClusterConnection {
-        self.connection.clone()
+        ClusterConnection::clone(&self.connection.load())
     }
 
     /// A slot of the node `name`, the next at or behind `from`.
@@ -182,62 +226,68 @@ impl Nodes {
     /// The address of another node, one that serves.
     pub(super) fn neighbour(&self, name: &str) -> Option<SocketAddr> {
         let map = self.map.load();
-        let others = map.nodes.iter().filter(|node| *node.primary.name != *name);
-        let mut serving = others.filter(|node| node.circuit.refusal().is_none());
+        let mut serving = map.others(name).filter(|node| !node.is_refused());
         serving.find_map(|node| node.primary.address)
+    }
+
+    /// A slot of another node: of any that serves, if there is one.
+    pub(super) fn slot_beside(&self, name: &str) -> Option<u16> {
+        let map = self.map.load();
+        let (serving, away): (Vec<_>, Vec<_>) =
+            map.others(name).partition(|node| !node.is_refused());
+        let drawn = fastrand::choice(serving).or_else(|| fastrand::choice(away))?;
+        map.slots.slot_of(&drawn.primary.name, fastrand::u16(..))
+    }
+}
+
+impl Concerned {
+    fn add(&mut self, other: Circuit) {
+        *self = match std::mem::replace(self, Self::Nobody) {
+            Self::Nobody => Self::One(other),
+            Self::One(circuit) => Self::Several(vec![circuit, other]),
+            Self::Several(mut circuits) => {
+                circuits.push(other);
+                Self::Several(circuits)
+            }
+        };
     }
 }
 
 impl Map {
+    fn refusal(&self, place: &Place<'_>) -> Option<Error> {
+        self.find(place, |node| node.circuit.refusal())
+    }
+
+    /// What is first found of the nodes that this concerns, each of which is looked at once.
+    fn find<T>(&self, place: &Place<'_>, mut look: impl FnMut(&Node) -> Option<T>) -> Option<T> {
+        match place {
+            Place::Anywhere => None,
+            Place::Slot(slot) => look(self.at(*slot)?),
+            Place::Everywhere => self.nodes.iter().find_map(look),
+            Place::Slots(keys) => {
+                let mut seen = Seen::default();
+                let owners = keys.slots().filter_map(|slot| self.slots.owner(slot));
+                let mut new = owners.filter(|owner| seen.is_new(*owner));
+                new.find_map(|owner| look(self.nodes.get(owner)?))
+            }
+        }
+    }
+
     fn at(&self, slot: u16) -> Option<&Node> {
         self.nodes.get(self.slots.owner(slot)?)
     }
 
-    fn should_be_read(&self) -> bool {
-        self.nodes.is_empty()
-            || self
-                .nodes
-                .iter()
-                .any(|node| node.circuit.refusal().is_some())
+    fn others(&self, name: &str) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .filter(move |node| *node.primary.name != *name)
     }
 }
 
-/// Reads the map, at once and then as often as there is need. Holds the nodes for moments only.
-async fn reading(nodes: Weak<Nodes>, _kept: Kept) {
-    let mut ticks = CALM;
-    loop {
-        let connection = match nodes.upgrade() {
-            Some(nodes) if ticks >= CALM || nodes.map.load().should_be_read() => {
-                Some(nodes.connection.clone())
-            }
-            Some(_) => None,
-            None => return,
-        };
-        ticks += 1;
-        if let Some(connection) = connection
-            && let Some(slots) = read(connection).await
-        {
-            let Some(nodes) = nodes.upgrade() else { return };
-            nodes.adopt(slots);
-            ticks = 0;
-        }
-        // Apart from those of other processes.
-        sleep(TICK.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+impl Node {
+    fn is_refused(&self) -> bool {
+        self.circuit.refusal().is_some()
     }
-}
-
-async fn read(mut connection: ClusterConnection) -> Option<Slots> {
-    for _ in 0..ASKED {
-        let mut cmd = redis::cmd("CLUSTER");
-        let anywhere = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-        let told = connection.route_command(cmd.arg("SLOTS").clone(), anywhere);
-        if let Ok(Ok(reply)) = timeout(TOLD_WITHIN, told).await
-            && let Some(slots) = Slots::parse(&reply)
-        {
-            return Some(slots);
-        }
-    }
-    None
 }
 
 impl fmt::Debug for Nodes {

@@ -55,6 +55,22 @@ const NOBODY: u16 = u16::MAX;
 /// As many as a cluster is recommended to have at most.
 const MOST: usize = 1000;
 
+/// Which of the primaries were seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen([u64; MOST.div_ceil(64)]);
+
+impl Seen {
+    /// Whether this one was not; from now on it was.
+    pub(super) fn is_new(&mut self, place: usize) -> bool {
+        let bit = 1 << (place % 64);
+        self.0.get_mut(place / 64).is_some_and(|word| {
+            let is_new = *word & bit == 0;
+            *word |= bit;
+            is_new
+        })
+    }
+}
+
 impl Slots {
     /// Nobody is known to serve any.
     pub(super) fn unknown() -> Self {

@@ -86,10 +86,10 @@ pub(super) fn rule(name: &Name) -> Rule {
         | b"SLOWLOG RESET" | b"CONFIG SET" | b"CONFIG RESETSTAT" | b"CONFIG REWRITE" | b"SCRIPT FLUSH" | b"SCRIPT LOAD"
         | b"LATENCY RESET" | b"LATENCY GRAPH" | b"LATENCY HISTOGRAM" | b"LATENCY HISTORY" | b"LATENCY DOCTOR"
         | b"LATENCY LATEST" | b"PUBSUB NUMPAT" | b"PUBSUB CHANNELS" | b"PUBSUB NUMSUB" | b"PUBSUB SHARDCHANNELS"
-        | b"PUBSUB SHARDNUMSUB" | b"SCRIPT KILL" | b"FUNCTION KILL" | b"FUNCTION STATS" | b"DBSIZE" | b"DEBUG" | b"FLUSHALL"
+        | b"PUBSUB SHARDNUMSUB" | b"FUNCTION STATS" | b"DBSIZE" | b"DEBUG" | b"FLUSHALL"
         | b"FLUSHDB" | b"FT._ALIASLIST" | b"FT._LIST" | b"FUNCTION DELETE" | b"FUNCTION FLUSH" | b"FUNCTION LOAD"
         | b"FUNCTION RESTORE" | b"INFO" | b"KEYS" | b"MEMORY DOCTOR" | b"MEMORY MALLOC-STATS" | b"MEMORY PURGE"
-        | b"MEMORY STATS" | b"PING" | b"SCRIPT EXISTS" | b"UNWATCH" | b"WAIT" | b"RANDOMKEY" | b"WAITAOF" => Rule::Everywhere,
+        | b"MEMORY STATS" | b"PING" | b"SCRIPT EXISTS" | b"UNWATCH" | b"WAIT" | b"WAITAOF" => Rule::Everywhere,
 
         b"MGET" | b"DEL" | b"EXISTS" | b"UNLINK" | b"TOUCH" | b"WATCH" => Rule::Each(1),
         b"MSET" => Rule::Each(2),
@@ -106,6 +106,9 @@ pub(super) fn rule(name: &Name) -> Rule {
 
         b"CLUSTER ADDSLOTS" | b"CLUSTER COUNTKEYSINSLOT" | b"CLUSTER DELSLOTS" | b"CLUSTER DELSLOTSRANGE"
         | b"CLUSTER GETKEYSINSLOT" | b"CLUSTER SETSLOT" => Rule::Number(2),
+
+        // To all primaries, of which one is enough: who is away does not stop the others.
+        b"SCRIPT KILL" | b"FUNCTION KILL" | b"RANDOMKEY" => Rule::Anywhere,
 
         // To a node that is drawn.
         b"SCAN" | b"SHUTDOWN" | b"SLAVEOF" | b"REPLICAOF" | b"ACL DRYRUN" | b"ACL GENPASS" | b"ACL GETUSER" | b"ACL HELP"

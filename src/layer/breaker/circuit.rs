@@ -87,7 +87,7 @@ pub(super) struct Core {
     /// Calls that took a place while admission grew.
     in_ramp: AtomicUsize,
     states: watch::Sender<CircuitState>,
-    probe: Tries,
+    tries: Tries,
     prober: Mutex<Option<Owned>>,
     /// A prober runs.
     kept: Arc<AtomicBool>,
@@ -150,7 +150,7 @@ impl Circuit {
     pub(super) fn new(
         policy: BreakerPolicy,
         cap: usize,
-        probe: Tries,
+        tries: Tries,
         endpoint: Arc<str>,
         metrics: Metrics,
     ) -> Self {
@@ -171,7 +171,7 @@ impl Circuit {
             cap,
             in_ramp: AtomicUsize::new(0),
             states: watch::Sender::new(CircuitState::Closed),
-            probe,
+            tries,
             prober: Mutex::new(None),
             kept: Arc::new(AtomicBool::new(false)),
             doubter: Mutex::new(None),
@@ -233,6 +233,21 @@ impl Circuit {
     #[cfg(feature = "cluster")]
     pub(crate) fn refusal(&self) -> Option<Error> {
         self.refuses().then(|| self.0.refuse())
+    }
+
+    /// Asks whether the endpoint is there at all, as after a call that waited in vain.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn doubt(&self) {
+        let word = self.0.word.load(Ordering::Relaxed);
+        if mode(word) == CLOSED {
+            let now = Instant::now();
+            let attempt = Attempt {
+                word,
+                begun: now,
+                patience: Duration::ZERO,
+            };
+            self.0.doubt(attempt, Judgement::Failed, now, self.0.lock());
+        }
     }
 
     pub(super) fn admit(&self) -> Result<Permit, Error> {
@@ -297,6 +312,10 @@ impl Core {
         if !same() || mode(self.word.load(Ordering::Relaxed)) > RAMPING {
             return;
         }
+        #[cfg(feature = "cluster")]
+        if judgement == Judgement::Elsewhere {
+            return self.doubt(attempt, judgement, now, state);
+        }
         if judgement == Judgement::Served {
             state.machine.on_calls(1, now);
             state.machine.on_link_success();
@@ -322,21 +341,28 @@ impl Core {
             drop(state);
             self.start_probing();
         } else {
-            self.doubt(attempt, now, state);
+            self.doubt(attempt, judgement, now, state);
         }
     }
 
     /// An attempt that several circuits admitted has failed, and nobody says by whose endpoint: counted for none, but in doubt.
-    pub(super) fn suspect(self: &Arc<Self>, attempt: Attempt, now: Instant) {
+    pub(super) fn suspect(self: &Arc<Self>, attempt: Attempt, judgement: Judgement, now: Instant) {
         if generation(self.word.load(Ordering::Relaxed)) == generation(attempt.word) {
-            self.doubt(attempt, now, self.lock());
+            self.doubt(attempt, judgement, now, self.lock());
         }
     }
 
-    /// Where the attempt waited in vain while nobody else was served, the probe is asked whether the endpoint is there at all, and if it is
-    /// silent too the circuit opens. Who counts failures alone pays five deadlines for a black hole.
-    fn doubt(self: &Arc<Self>, attempt: Attempt, now: Instant, mut state: MutexGuard<'_, State>) {
-        if !attempt.was_in_vain(now) || !state.is_silent_since(attempt.begun) {
+    /// Where the attempt waited in vain, or found no way, while nobody else was served, the probe is asked whether the endpoint is there at
+    /// all, and if it is silent too the circuit opens. Who counts failures alone pays five deadlines for a black hole.
+    fn doubt(
+        self: &Arc<Self>,
+        attempt: Attempt,
+        judgement: Judgement,
+        now: Instant,
+        mut state: MutexGuard<'_, State>,
+    ) {
+        let is_reason = judgement.is_of_the_way() || attempt.was_in_vain(now);
+        if !is_reason || !state.is_silent_since(attempt.begun) {
             return;
         }
         let usual = state.pace.patience(attempt.waited(now), now);
@@ -348,12 +374,12 @@ impl Core {
         let Some(asking) = Kept::claim(&self.doubted) else {
             return;
         };
-        let (core, probe) = (Arc::downgrade(self), self.probe.clone());
-        let patience = probe.given.unwrap_or(usual);
+        let core = Arc::downgrade(self);
+        let asked = self.tries.in_doubt(usual);
         *doubter = Some(spawn_owned(&runtime, async move {
-            let answer = tokio::time::timeout(patience, probe.once()).await;
+            let is_there = asked.await;
             let Some(core) = core.upgrade() else { return };
-            if !answer.unwrap_or(false) {
+            if !is_there {
                 core.condemn(attempt);
             }
             // Another call may be in doubt as soon as this is told.
@@ -430,7 +456,7 @@ impl Core {
         let Some(kept) = Kept::claim(&self.kept) else {
             return;
         };
-        let task = probing(Arc::downgrade(self), self.probe.clone(), self.gaps(), kept);
+        let task = probing(Arc::downgrade(self), self.tries.clone(), self.gaps(), kept);
         *prober = Some(spawn_owned(&runtime, task));
     }
 
@@ -445,10 +471,10 @@ impl Core {
 }
 
 /// Holds the circuit for moments only: the last handle to go ends it.
-async fn probing(core: Weak<Core>, probe: Tries, mut gaps: Backoff, _kept: Kept) {
+async fn probing(core: Weak<Core>, tries: Tries, mut gaps: Backoff, _kept: Kept) {
     loop {
         tokio::time::sleep(gaps.next()).await;
-        let is_served = probe.once().await;
+        let is_served = tries.once().await;
         match core.upgrade() {
             Some(core) if is_served && core.close() => return,
             Some(_) => {}

@@ -27,11 +27,9 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use self::{
-    judge::{Judgement, judge},
-    permit::Permit,
-    probe::Tries,
-};
+#[cfg(feature = "cluster")]
+use self::judge::judge_node;
+use self::{judge::judge, permit::Permit, probe::Tries};
 use super::{Gate, foreign::Foreign, timeout::Expire};
 use crate::{
     BreakerPolicy, ConfigError, Error, Reply, Request, config::defaults, deadline::Deadline,
@@ -123,19 +121,30 @@ impl BreakerLayer {
         Breaker { inner, circuit }
     }
 
-    /// The circuit of one of several endpoints, for whoever tells them apart. `probe` asks that one alone, in the time that this layer's own
-    /// probe has.
+    /// The name it counts under.
     #[cfg(feature = "cluster")]
-    pub(crate) fn circuit_of<F, P>(&self, endpoint: &Arc<str>, probe: F) -> Circuit
-    where
-        F: Fn() -> P + Send + Sync + 'static,
-        P: Future<Output = bool> + Send + 'static,
-    {
-        self.circuit(self.probe.instead(probe), endpoint.clone())
+    pub(crate) fn client(&self) -> &'static str {
+        self.metrics.client()
     }
 
-    fn circuit(&self, probe: Tries, endpoint: Arc<str>) -> Circuit {
-        Circuit::new(self.policy.clone(), self.cap, probe, endpoint, self.metrics)
+    /// The circuit of one of several endpoints, for whoever tells them apart. `probe` asks that one alone, in the time that this layer's own
+    /// probe has; `doubt`, while the circuit is closed, whether it may be condemned, in about the time that it is given.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn circuit_of<P, D>(
+        &self,
+        endpoint: &Arc<str>,
+        probe: impl Fn() -> P + Send + Sync + 'static,
+        doubt: impl Fn(std::time::Duration) -> D + Send + Sync + 'static,
+    ) -> Circuit
+    where
+        P: Future<Output = bool> + Send + 'static,
+        D: Future<Output = bool> + Send + 'static,
+    {
+        self.circuit(self.probe.instead(probe, doubt), endpoint.clone())
+    }
+
+    fn circuit(&self, tries: Tries, endpoint: Arc<str>) -> Circuit {
+        Circuit::new(self.policy.clone(), self.cap, tries, endpoint, self.metrics)
     }
 }
 
@@ -189,7 +198,7 @@ impl<S> Breaker<S> {
 }
 
 impl<S> Gate for Breaker<S> {
-    fn refuses(&self) -> bool {
+    fn refuses(&self, _: &Request) -> bool {
         self.circuit.refuses()
     }
 }
@@ -226,16 +235,21 @@ pub(crate) enum Under<'a> {
     #[cfg(feature = "cluster")]
     Nothing,
     One(&'a Circuit),
-    /// That of each. Served, it counts for all; failed, for none, but each has its endpoint asked whether it is there.
+    /// That of a cluster's node.
     #[cfg(feature = "cluster")]
-    Several(&'a [Circuit]),
+    Node(&'a Circuit),
+    /// That of each of several. Served, it counts for all; failed, for none, but each has its endpoint asked whether it is there.
+    #[cfg(feature = "cluster")]
+    Nodes(&'a [Circuit]),
 }
 
 /// What those have given.
 enum Leave {
     One(Permit),
     #[cfg(feature = "cluster")]
-    Several(Vec<Permit>),
+    Node(Permit),
+    #[cfg(feature = "cluster")]
+    Nodes(Vec<Permit>),
 }
 
 impl Leave {
@@ -244,11 +258,13 @@ impl Leave {
         match under {
             Under::One(circuit) => admit(circuit).map(Self::One),
             #[cfg(feature = "cluster")]
-            Under::Nothing => Ok(Self::Several(Vec::new())),
+            Under::Nothing => Ok(Self::Nodes(Vec::new())),
             #[cfg(feature = "cluster")]
-            Under::Several(circuits) => {
+            Under::Node(circuit) => admit(circuit).map(Self::Node),
+            #[cfg(feature = "cluster")]
+            Under::Nodes(circuits) => {
                 let permits = circuits.iter().map(|circuit| Ok(admit(circuit)?.shared()));
-                permits.collect::<Result<_, _>>().map(Self::Several)
+                permits.collect::<Result<_, _>>().map(Self::Nodes)
             }
         }
     }
@@ -257,17 +273,24 @@ impl Leave {
         match self {
             Self::One(permit) => permit.begin(),
             #[cfg(feature = "cluster")]
-            Self::Several(permits) => permits.iter_mut().for_each(Permit::begin),
+            Self::Node(permit) => permit.begin(),
+            #[cfg(feature = "cluster")]
+            Self::Nodes(permits) => permits.iter_mut().for_each(Permit::begin),
         }
     }
 
-    fn judge(&mut self, judgement: Judgement) {
+    fn judge(&mut self, result: Result<&Reply, &Error>) {
         match self {
-            Self::One(permit) => permit.judge(judgement),
+            Self::One(permit) => permit.judge(judge(result)),
             #[cfg(feature = "cluster")]
-            Self::Several(permits) => permits
-                .iter_mut()
-                .for_each(|permit| permit.judge(judgement)),
+            Self::Node(permit) => permit.judge(judge_node(result)),
+            #[cfg(feature = "cluster")]
+            Self::Nodes(permits) => {
+                let judgement = judge_node(result);
+                permits
+                    .iter_mut()
+                    .for_each(|permit| permit.judge(judgement));
+            }
         }
     }
 }
@@ -309,6 +332,14 @@ pin_project! {
 }
 
 impl<F> BreakerFuture<F> {
+    /// A call that is refused.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn refused(refusal: Error) -> Self {
+        Self {
+            stage: Stage::Refused { refusal },
+        }
+    }
+
     /// A call of `inner` under these circuits.
     pub(crate) fn of<S>(under: Under<'_>, inner: &mut S, request: Request) -> Self
     where
@@ -336,7 +367,7 @@ where
             Staged::Admitted { inner, leave } => {
                 leave.begin();
                 let result = ready!(inner.poll(cx));
-                leave.judge(judge(result.as_ref()));
+                leave.judge(result.as_ref());
                 Poll::Ready(result)
             }
             Staged::Refused { refusal } => Poll::Ready(Err(refusal.clone())),
@@ -349,7 +380,7 @@ impl<F: Expire> Expire for BreakerFuture<F> {
         match self.project().stage.project() {
             Staged::Admitted { inner, leave } => {
                 let error = inner.expire();
-                leave.judge(judge(Err(&error)));
+                leave.judge(Err(&error));
                 error
             }
             Staged::Refused { refusal } => refusal.clone(),

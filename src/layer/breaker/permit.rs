@@ -68,8 +68,9 @@ impl Permit {
                 patience: self.patience,
             };
             let now = Instant::now();
-            if self.is_shared && judgement == Judgement::Failed {
-                self.core.suspect(attempt, now);
+            let is_bad = judgement == Judgement::Failed || judgement.is_of_the_way();
+            if self.is_shared && is_bad {
+                self.core.suspect(attempt, judgement, now);
             } else {
                 self.core.record(attempt, judgement, now);
             }

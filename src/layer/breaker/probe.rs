@@ -18,19 +18,35 @@ use crate::{Error, Reply, Request, deadline::Deadline};
 
 pub(super) type Probing = Pin<Box<dyn Future<Output = bool> + Send>>;
 type ProbeFn = Arc<dyn Fn() -> Probing + Send + Sync>;
+type DoubtFn = Arc<dyn Fn(Duration) -> Probing + Send + Sync>;
 
 /// The tries of one circuit, each bounded.
 #[derive(Clone)]
 pub(super) struct Tries {
     probe: ProbeFn,
+    /// Whether an endpoint that is in doubt is there, or nobody can say; else the probe tells.
+    doubt: Option<DoubtFn>,
     /// What the probe's owner gave each of them: nobody else knows better.
-    pub(super) given: Option<Duration>,
+    given: Option<Duration>,
 }
 
 impl Tries {
     pub(super) fn once(&self) -> Probing {
         (self.probe)()
     }
+
+    /// The one that is asked while the circuit is closed, in about the `usual` time.
+    pub(super) fn in_doubt(&self, usual: Duration) -> Probing {
+        let within = self.given.unwrap_or(usual);
+        match &self.doubt {
+            Some(doubt) => doubt(within),
+            None => bounded(self.once(), within),
+        }
+    }
+}
+
+fn bounded(tried: Probing, within: Duration) -> Probing {
+    Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
 }
 
 /// What an open circuit tries, over and over, until it works: no user's call is ever the guinea pig.
@@ -121,31 +137,33 @@ impl Probe {
                 })
             }
         };
-        self.bounded(probe)
+        self.tries(probe, None)
     }
 
     /// Tries of another kind, with the time of this one.
     #[cfg(feature = "cluster")]
-    pub(super) fn instead<F, P>(&self, probe: F) -> Tries
+    pub(super) fn instead<P, D>(
+        &self,
+        probe: impl Fn() -> P + Send + Sync + 'static,
+        doubt: impl Fn(Duration) -> D + Send + Sync + 'static,
+    ) -> Tries
     where
-        F: Fn() -> P + Send + Sync + 'static,
         P: Future<Output = bool> + Send + 'static,
+        D: Future<Output = bool> + Send + 'static,
     {
-        self.bounded(Arc::new(move || Box::pin(probe())))
+        let doubt: DoubtFn = Arc::new(move |within| Box::pin(doubt(within)));
+        self.tries(Arc::new(move || Box::pin(probe())), Some(doubt))
     }
 
     fn longest(&self) -> Duration {
         self.within.unwrap_or(WITHIN)
     }
 
-    fn bounded(&self, probe: ProbeFn) -> Tries {
+    fn tries(&self, probe: ProbeFn, doubt: Option<DoubtFn>) -> Tries {
         let within = self.longest();
-        let probe = move || -> Probing {
-            let tried = probe();
-            Box::pin(async move { tokio::time::timeout(within, tried).await.unwrap_or(false) })
-        };
         Tries {
-            probe: Arc::new(probe),
+            probe: Arc::new(move || bounded(probe(), within)),
+            doubt,
             given: self.within,
         }
     }
