@@ -125,7 +125,9 @@ fn judge((output, result, page): &(Output, Value, String), first: &str) {
             "p99_ms",
             "peak_outstanding",
             "recovery_ms",
+            "refused_ms",
             "requests",
+            "told_ms",
             "wrong",
         ];
         assert_eq!(keys(one), fields);

@@ -55,7 +55,7 @@ impl Page<'_> {
         page += &section("What users saw", &served, "", &scene.status()?);
         let slowest = [(SERVED, "served in time"), (FAILED, "failed or too late")];
         let note = "The slowest request of each tenth of a second; the dashed line is the budget, the shade the \
-                    time in which DNS did not know. The scale is logarithmic.";
+                    time in which nobody could know where Redis was. The scale is logarithmic.";
         page += &section("Latency over time", &slowest, note, &scene.latency()?);
         let note =
             "What piles up in each service: the memory and the sockets of requests that hang.";
@@ -102,7 +102,8 @@ impl Page<'_> {
             let cells = cells(row).map(|cell| format!("<td>{cell}</td>")).concat();
             let _ = writeln!(text, "<tr><th>{}</th>{cells}</tr>", row.name);
         }
-        text + "</table>\n<p class=\"note\">failed: seconds of traffic; back in: from the right DNS answer, or the rollback, until 99 % \
+        text + "</table>\n<p class=\"note\">failed: seconds of traffic; told in: from the onset until the first request was told of a failure; refused: from \
+                the onset until no request was left waiting, only refused (- is never); back in: from the end of the fault until 99 % \
                 were served to the end; peak: requests waiting at once; late: over the budget by more than 10 ms, \
                 whatever came of it; in vain: the time that requests waited to fail, all added up; lookups: DNS questions asked in the whole run.</p>\n"
     }
@@ -132,7 +133,7 @@ impl Page<'_> {
     /// How it was done, so that nobody has to believe it.
     fn method(&self) -> String {
         let mut text = format!(
-            "<h2>How it was measured</h2>\n<p>Server: {}, behind a fault proxy in each address range (Redis at {}, then \
+            "<h2>How it was measured</h2>\n<p>Server: {}, behind a fault proxy in each address range (Redis at {}, in the end \
              at {}). Open loop: a request is due every {} ms whatever became of those before, and its latency counts from then. Half \
              are SET, half GET of what was set; values are unique, so a wrong reply is seen. The black hole is made on \
              loopback: SYNs are dropped by the kernel, open connections are held and never reset. Loopback goes on \

@@ -32,6 +32,8 @@ fn contender(row: &Row) -> Value {
         "max_ms": rounded(millis(row.max)),
         "peak_outstanding": row.peak_outstanding,
         "failed_seconds": rounded(row.failed_seconds),
+        "told_ms": row.told.map(|took| rounded(millis(took))),
+        "refused_ms": row.refused.map(|took| rounded(millis(took))),
         "recovery_ms": row.recovery.map(|took| rounded(millis(took))),
     })
 }

@@ -17,7 +17,8 @@
 
 #![allow(
     unreachable_pub,
-    reason = "one binary: `pub` between its files says enough"
+    dead_code,
+    reason = "one binary: `pub` between its files says enough; single faults are played by benches/faults.rs"
 )]
 
 mod charts;
@@ -27,6 +28,7 @@ mod json;
 mod live;
 mod names;
 mod options;
+mod runner;
 mod stage;
 mod story;
 mod table;
@@ -34,16 +36,13 @@ mod timeline;
 mod verdict;
 
 use std::error::Error;
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 
-use contenders::{BUDGET, Contenders};
 use live::say;
 use options::{HELP, Options, Wish};
-use stage::Stage;
-use timeline::{Plan, RATE, Recording};
-use verdict::{Promise, Row};
+use runner::Failure;
+use timeline::Plan;
+use verdict::Promise;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -69,61 +68,14 @@ async fn main() -> ExitCode {
 }
 
 /// Plays the incident and writes what came of it; says whether every promise held.
-async fn run(options: &Options) -> Result<bool, Box<dyn Error + Send + Sync>> {
+async fn run(options: &Options) -> Result<bool, Failure> {
     let plan = if options.quick {
         Plan::quick()
     } else {
         Plan::full()
     };
-    let mut stage = Stage::raise(options.story, options.servers).await?;
-    announce(plan, &stage);
-    let contenders = Contenders::connect(&stage).await?;
-    let recording = timeline::play(plan, &mut stage, &contenders).await?;
-    let (rows, promises) = judge(&contenders, &recording);
-    let sentence = table::sentence(options.story, &rows, recording.outage());
-    say(&table::table(&rows, &promises));
-    if let Some(kills) = recording.told_kills() {
-        say(&kills);
-    }
-    say(&sentence);
-
-    let page = html::Page {
-        sentence,
-        stage: &stage,
-        contenders: &contenders.all,
-        rows: &rows,
-        promises: &promises,
-        recording: &recording,
-    };
-    let result = json::result(options.story, &stage.server(), &rows, &promises);
-    write(&options.out, &page.render()?, &format!("{result:#}\n"))?;
-    Ok(promises.iter().all(Promise::held))
-}
-
-fn announce(plan: Plan, stage: &Stage) {
-    let (total, server) = (plan.total(), stage.server_in_words());
-    say(&format!(
-        "4 services, {RATE} requests/s each, {BUDGET:?} per request, {total:?}"
-    ));
-    say(&format!("server: {server}"));
-    say(&format!("it answers at {}\n", stage.addr()));
-}
-
-fn judge(contenders: &Contenders, run: &Recording) -> (Vec<Row>, Vec<Promise>) {
-    let mut pairs = contenders.all.iter().zip(&run.reports);
-    let rows = pairs.clone().map(|(one, report)| Row::of(one, report, run));
-    let rows = rows.collect();
-    let ours = pairs.next_back();
-    let promises = ours.map(|(ours, report)| Promise::all(ours, report, run));
-    (rows, promises.unwrap_or_default())
-}
-
-fn write(out: &Path, html: &str, json: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
-    fs::create_dir_all(out)?;
-    fs::write(out.join("report.html"), html)?;
-    fs::write(out.join("result.json"), json)?;
-    say(&format!("see {}", out.join("report.html").display()));
-    Ok(())
+    let shown = runner::run(options.story, options.servers, plan, &options.out).await?;
+    Ok(shown.promises.iter().all(Promise::held))
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::story::{Ending, Scenario, Story};
+use crate::story::{Ending, Fault, Scenario, Story};
 
 /// What to run, and where to put the result.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ impl Wish {
         let mut options = Options {
             story: Story {
                 scenario: Scenario::Sentinel,
+                fault: Fault::Incident,
                 ending: Ending::Healed,
             },
             servers: Choice::Any,

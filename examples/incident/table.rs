@@ -44,7 +44,7 @@ fn recovered(story: Story, row: &Row) -> String {
 
 /// The rows and the promises, for the terminal.
 pub fn table(rows: &[Row], promises: &[Promise]) -> String {
-    let padded = |words: [String; 11]| words.map(|word| format!("{word:>8}")).concat();
+    let padded = |words: [String; 13]| words.map(|word| format!("{word:>8}")).concat();
     let mut text = format!("\n{:<25}{}\n", "", padded(HEAD.map(str::to_owned)));
     for row in rows {
         text += &format!("{:<25}{}\n", row.name, padded(cells(row)));
@@ -63,13 +63,18 @@ pub fn table(rows: &[Row], promises: &[Promise]) -> String {
 }
 
 /// The columns of both tables, in order.
-pub fn cells(row: &Row) -> [String; 11] {
+pub fn cells(row: &Row) -> [String; 13] {
+    let or = |took: Option<Duration>, none: &str| {
+        took.map_or_else(
+            || none.to_owned(),
+            |took| format!("{:.2} s", took.as_secs_f64()),
+        )
+    };
     [
         format!("{:.1} s", row.failed_seconds),
-        row.recovery.map_or_else(
-            || "never".into(),
-            |took| format!("{:.2} s", took.as_secs_f64()),
-        ),
+        or(row.told, "-"),
+        or(row.refused, "-"),
+        or(row.recovery, "never"),
         row.peak_outstanding.to_string(),
         row.ok.to_string(),
         row.failed.to_string(),
@@ -93,7 +98,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-pub const HEAD: [&str; 11] = [
-    "failed", "back in", "peak", "ok", "errors", "late", "wrong", "p99", "max", "in vain",
-    "lookups",
+pub const HEAD: [&str; 13] = [
+    "failed", "told in", "refused", "back in", "peak", "ok", "errors", "late", "wrong", "p99",
+    "max", "in vain", "lookups",
 ];

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::contenders::{BUDGET, Contenders};
 use crate::live::Live;
 use crate::stage::Stage;
+use crate::story::Fault;
 
 /// How long each act lasts.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +35,10 @@ pub struct Recording {
     pub start: Instant,
     /// Everything moved: the old range is a black hole, and the name server silent.
     pub onset: Instant,
-    /// The name server fails instead.
-    pub servfail: Instant,
-    /// The name server tells the new addresses, or the old ones are back.
+    /// The name server fails instead, if it fell silent.
+    pub servfail: Option<Instant>,
+    /// From when on Redis could be reached by whoever knew: the name server tells the new addresses, or the old ones are back; the
+    /// onset itself, where it could be reached all the time.
     pub heal: Instant,
     pub end: Instant,
     /// When our client changed its mind about its health, and to what.
@@ -57,6 +59,11 @@ impl Plan {
     /// The same story, told in a hurry.
     pub fn quick() -> Self {
         Self::of_seconds(1, 2, 2, 3)
+    }
+
+    /// One fault, and nothing wrong with DNS.
+    pub fn fault() -> Self {
+        Self::of_seconds(2, 5, 0, 5)
     }
 
     fn of_seconds(healthy: u64, dns_silent: u64, dns_servfail: u64, healed: u64) -> Self {
@@ -103,10 +110,14 @@ pub async fn play(
     stage.relocate().await?;
     let places = (before, stage.addr());
     live.until(onset + plan.dns_silent, &running).await;
-    stage.dns_servfail();
-    let servfail = Instant::now();
-    live.event("the DNS server answers again: SERVFAIL");
-    live.until(servfail + plan.dns_servfail, &running).await;
+    let mut servfail = None;
+    if stage.story.fault == Fault::Incident {
+        stage.dns_servfail();
+        let now = Instant::now();
+        servfail = Some(now);
+        live.event("the DNS server answers again: SERVFAIL");
+        live.until(now + plan.dns_servfail, &running).await;
+    }
     let heal = stage.end().await?;
     live.event(stage.story.end());
     live.until(start + plan.total(), &running).await;

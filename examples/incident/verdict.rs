@@ -11,6 +11,7 @@ use holdfast_lab::load::{Lag, Report, Sample};
 use tokio::time::Instant;
 
 use crate::contenders::{BUDGET, Contender};
+use crate::story::Fault;
 use crate::timeline::{RATE, Recording};
 
 /// What one contender's users saw.
@@ -29,6 +30,10 @@ pub struct Row {
     pub peak_outstanding: usize,
     /// Seconds of traffic that failed, were wrong, or came too late.
     pub failed_seconds: f64,
+    /// From the onset until the first request was told of a failure; `None` is never.
+    pub told: Option<Duration>,
+    /// From the onset until no request was left waiting any more, only refused; `None` is never.
+    pub refused: Option<Duration>,
     /// From the right DNS answer until 99 % were served to the end; `None` is never.
     pub recovery: Option<Duration>,
     /// Time that requests waited to fail, or to come too late.
@@ -61,6 +66,8 @@ impl Row {
             max: report.percentile(100.0),
             peak_outstanding: report.peak_outstanding(),
             failed_seconds: spoilt.len() as f64 / f64::from(RATE),
+            told: told_after(report, run),
+            refused: refused_after(report, run).filter(|after| *after + WAITS < run.outage()),
             recovery: report
                 .recovered_after(run.heal, 0.99)
                 .map(|at| at - run.heal),
@@ -80,13 +87,13 @@ impl Promise {
     }
 
     /// Every promise that this scenario puts to the test.
-    pub fn all(ours: &Contender, report: &Report, run: &Recording) -> Vec<Self> {
+    pub fn all(fault: Fault, ours: &Contender, report: &Report, run: &Recording) -> Vec<Self> {
         let recovered = report.recovered_after(run.heal, 0.99);
         let recovered = recovered.map(|at| {
             let lag = report.lag().max_between(run.heal, at);
             millis((at - run.heal).saturating_sub(lag))
         });
-        vec![
+        let mut all = vec![
             Self::new(
                 "P1 calls later than 250 + 10 ms",
                 0.0,
@@ -105,20 +112,31 @@ impl Promise {
             Self::new(
                 "P3 calls refused after onset, ms",
                 600.0,
-                millis(refused_after(report, run)),
+                refused_after(report, run).map_or(0.0, millis),
             ),
             Self::new("P5 wrong replies", 0.0, report.wrong() as f64),
             Self {
-                id: "P8 P10 99 % ok after DNS is right, ms",
+                id: match fault {
+                    Fault::Incident => "P8 P10 99 % ok after DNS is right, ms",
+                    Fault::Failover => "P9 99 % ok after the promotion, ms",
+                    Fault::DeadLink => "P3 99 % ok after onset, ms",
+                    _ => "P10 99 % ok after its end, ms",
+                },
                 limit: 500.0,
                 measured: recovered,
             },
-            Self::new(
+        ];
+        if !run.outage().is_zero() {
+            all.push(Self::new(
                 "P11 lookups of a name a second, from onset to heal",
                 2.0,
                 lookups_a_second(ours, run),
-            ),
-        ]
+            ));
+        }
+        if fault == Fault::DeadLink {
+            all.push(Self::new("P4 failed calls", 0.0, report.failed() as f64));
+        }
+        all
     }
 
     fn new(id: &'static str, limit: f64, measured: f64) -> Self {
@@ -135,21 +153,22 @@ pub fn is_late(sample: &Sample) -> bool {
     sample.latency() > BUDGET + GRACE
 }
 
-/// What a refusal took, at worst in 99 of 100, from the instant at which its request fell due. Four services share this
-/// machine and one runtime: as long as a request's task waited for its first turn, it waited for no client of its own.
+/// What a request took of its own client, from the instant at which it fell due. Four services share this machine and one runtime: as long
+/// as a request's task waited for its first turn, it waited for no client of its own.
+fn owed(report: &Report, sample: &Sample) -> Duration {
+    let lag = report.lag().max_between(sample.scheduled, sample.ended);
+    let turn = sample.started - sample.scheduled;
+    sample.latency().saturating_sub(lag.max(turn))
+}
+
+/// What a refusal took, at worst in 99 of 100.
 fn refusal_p99(report: &Report) -> Duration {
     let refused = Outcome::failed("circuit_open");
     let refused = report
         .samples()
         .iter()
         .filter(|sample| sample.outcome == refused);
-    let mut took: Vec<Duration> = refused
-        .map(|sample| {
-            let lag = report.lag().max_between(sample.scheduled, sample.ended);
-            let turn = sample.started - sample.scheduled;
-            sample.latency().saturating_sub(lag.max(turn))
-        })
-        .collect();
+    let mut took: Vec<Duration> = refused.map(|sample| owed(report, sample)).collect();
     took.sort_unstable();
     let rank = (took.len() * 99).div_ceil(100);
     took.get(rank.saturating_sub(1))
@@ -157,11 +176,21 @@ fn refusal_p99(report: &Report) -> Duration {
         .unwrap_or_default()
 }
 
-/// From the onset to the last call of the outage that was left waiting.
-fn refused_after(report: &Report, run: &Recording) -> Duration {
+/// From the onset to the first call since then that was told of a failure.
+fn told_after(report: &Report, run: &Recording) -> Option<Duration> {
+    let failed = |sample: &&Sample| sample.ended >= run.onset && sample.outcome != Outcome::Ok;
+    let first = report.samples().iter().filter(failed);
+    let first = first.map(|sample| sample.ended).min();
+    first.map(|first| first - run.onset)
+}
+
+/// From the onset to the last call of the outage that was left waiting; `None` where nothing kept Redis from serving.
+fn refused_after(report: &Report, run: &Recording) -> Option<Duration> {
+    if run.outage().is_zero() {
+        return None;
+    }
     let waited = |sample: &&Sample| {
-        let lag = report.lag().max_between(sample.scheduled, sample.ended);
-        (run.onset..run.heal).contains(&sample.scheduled) && sample.latency() > AT_ONCE + lag
+        (run.onset..run.heal).contains(&sample.scheduled) && owed(report, sample) > AT_ONCE
     };
     let last = report
         .samples()
@@ -169,7 +198,7 @@ fn refused_after(report: &Report, run: &Recording) -> Duration {
         .filter(waited)
         .map(|sample| sample.scheduled)
         .max();
-    last.map_or(Duration::ZERO, |last| last - run.onset)
+    Some(last.map_or(Duration::ZERO, |last| last - run.onset))
 }
 
 /// How often the name that was asked for most was asked for while there was no right answer.
@@ -197,5 +226,7 @@ pub fn millis(duration: Duration) -> f64 {
 
 /// Promise 1: what a deadline may be missed by.
 const GRACE: Duration = Duration::from_millis(10);
+/// Whoever still let calls wait this shortly before the end of an outage has never refused.
+const WAITS: Duration = Duration::from_millis(500);
 /// A call that took longer was waiting for something.
 const AT_ONCE: Duration = Duration::from_millis(20);

@@ -8,7 +8,7 @@ use super::{
     TENTHS, canvas, label, quiet,
 };
 
-use crate::story::{Ending, Scenario};
+use crate::story::{Ending, Fault, Scenario};
 
 struct Lane {
     name: &'static str,
@@ -62,8 +62,29 @@ impl Scene<'_> {
     }
 
     fn lanes(&self) -> Vec<Lane> {
+        let mut lanes = match self.run.servfail {
+            Some(servfail) => self.of_incident(self.run.seconds(servfail)),
+            None => vec![self.of_fault()],
+        };
+        let services = self.contenders.iter().zip(&self.run.reports);
+        lanes.extend(services.map(|(one, report)| Lane {
+            name: one.name,
+            bars: merged(&self.bins(report)),
+        }));
+        let refusing = self.run.refusing().into_iter();
+        lanes.push(Lane {
+            name: "redis-holdfast's breaker",
+            bars: refusing
+                .map(|(from, to)| Bar::new(from, to, OURS, "open: calls refused at once"))
+                .collect(),
+        });
+        lanes
+    }
+}
+
+impl Scene<'_> {
+    fn of_incident(&self, servfail: f64) -> Vec<Lane> {
         let ((onset, heal), last) = (self.outage(), self.last());
-        let servfail = self.run.seconds(self.run.servfail);
         let rolled_back = self.story.ending == Ending::RolledBack;
         let mut lanes = vec![
             Lane {
@@ -95,23 +116,29 @@ impl Scene<'_> {
                 ],
             });
         }
-        let services = self.contenders.iter().zip(&self.run.reports);
-        lanes.extend(services.map(|(one, report)| Lane {
-            name: one.name,
-            bars: merged(&self.bins(report)),
-        }));
-        let refusing = self.run.refusing().into_iter();
-        lanes.push(Lane {
-            name: "redis-holdfast's breaker",
-            bars: refusing
-                .map(|(from, to)| Bar::new(from, to, OURS, "open: calls refused at once"))
-                .collect(),
-        });
         lanes
     }
-}
 
-impl Scene<'_> {
+    fn of_fault(&self) -> Lane {
+        let ((onset, heal), last) = (self.outage(), self.last());
+        let mut bars = vec![Bar::new(0.0, onset, PALE, "healthy")];
+        if self.story.fault == Fault::DeadLink {
+            bars.push(Bar::new(
+                onset,
+                last,
+                MIDDLE,
+                "open connections silent, new ones served",
+            ));
+        } else {
+            bars.push(Bar::new(onset, heal, DARK, self.story.title()));
+            bars.push(Bar::new(heal, last, PALE, "served"));
+        }
+        Lane {
+            name: "Redis",
+            bars,
+        }
+    }
+
     fn old_range(&self) -> Vec<Bar> {
         let ((onset, heal), last) = (self.outage(), self.last());
         let dead = "black hole: nothing comes back, nothing is reset";

@@ -16,13 +16,15 @@ use tokio::time::Instant;
 use self::pods::Pods;
 use self::single::Single;
 use crate::options::Choice;
-use crate::story::{Ending, Scenario, Story};
+use crate::story::{Ending, Fault, Scenario, Story};
 
 /// Everything outside the clients.
 pub struct Stage {
     pub story: Story,
     pub dns: Dns,
     scene: Scene,
+    /// When it began.
+    fell: Option<Instant>,
     /// Each contender's names, so that their lookups can be told apart, and the pod that each leads to.
     names: Vec<(String, usize)>,
 }
@@ -47,6 +49,7 @@ impl Stage {
             story,
             dns: Dns::start().await?,
             scene,
+            fell: None,
             names,
         };
         tell(&stage.dns, &stage.names, &stage.scene.addresses());
@@ -60,12 +63,16 @@ impl Stage {
         named.collect()
     }
 
-    /// The old range falls silent: no SYN is answered, no open connection is reset, nothing comes back. The name server
-    /// falls silent too.
+    /// The fault begins. In the incident the old range falls silent: no SYN is answered, no open connection is reset, nothing
+    /// comes back; and the name server falls silent too.
     pub fn fall(&mut self) {
-        self.dns_all(|_| Answer::Silent);
+        self.fell = Some(Instant::now());
+        if self.story.fault == Fault::Incident {
+            self.dns_all(|_| Answer::Silent);
+        }
         match &mut self.scene {
-            Scene::Single(single) => single.fall(),
+            Scene::Single(single) => single.fall(self.story.fault),
+            Scene::Pods(pods) if self.story.fault == Fault::Failover => pods.fall_over(),
             Scene::Pods(pods) => pods.fall(),
         }
     }
@@ -73,8 +80,8 @@ impl Stage {
     /// Everything is in the new range, and nobody knows.
     pub async fn relocate(&mut self) -> Result<(), LabError> {
         match &mut self.scene {
-            Scene::Single(_) => Ok(()),
-            Scene::Pods(pods) => pods.relocate().await,
+            Scene::Pods(pods) if self.story.fault == Fault::Incident => pods.relocate().await,
+            _ => Ok(()),
         }
     }
 
@@ -89,9 +96,14 @@ impl Stage {
             story,
             dns,
             scene,
+            fell,
             names,
         } = self;
         match scene {
+            Scene::Single(single) if story.fault != Fault::Incident => {
+                Ok(single.end(story.fault, *fell))
+            }
+            Scene::Pods(pods) if story.fault == Fault::Failover => pods.promoted().await,
             Scene::Single(single) => {
                 if story.ending == Ending::RolledBack {
                     single.roll_back();

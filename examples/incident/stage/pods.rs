@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_lab::sentinel::{Liveness, Member, Probe};
+use holdfast_lab::sentinel::{Liveness, Member, Probe, Promotion};
 use holdfast_lab::task::{Owned, own};
 use holdfast_lab::{LabError, Mode, SentinelSet, Servers};
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ pub struct Pods {
     /// Killed by probes that are no more.
     killed: usize,
     hang: Option<Owned>,
+    promotion: Option<Promotion>,
 }
 
 enum World {
@@ -40,6 +41,7 @@ impl Pods {
             probes: Vec::new(),
             killed: 0,
             hang: None,
+            promotion: None,
         };
         pods.watch();
         Ok(pods)
@@ -56,6 +58,27 @@ impl Pods {
             World::Embedded(fakes) => fakes.fall(),
         }
         self.hang = Some(self.world.hang());
+    }
+
+    /// The primary is a black hole, and nothing else is.
+    pub fn fall_over(&mut self) {
+        match &self.world {
+            World::Real(set) => {
+                let replicas = set.nodes().iter().skip(1);
+                let replicas = replicas.map(|one| one.server().addr());
+                self.promotion = Some(Promotion::watch(replicas));
+                set.node(0).proxy().set(Mode::Blackhole);
+            }
+            World::Embedded(fakes) => fakes.fall(),
+        }
+    }
+
+    /// When a replica was promoted.
+    pub async fn promoted(&mut self) -> Result<Instant, LabError> {
+        let nobody = || LabError::new("no replica was promoted");
+        let watch = self.promotion.as_mut().ok_or_else(nobody)?;
+        let (_, at) = watch.within(PATIENCE).await.ok_or_else(nobody)?;
+        Ok(at)
     }
 
     /// Every pod is in the new range; probes of another node watch it there.
@@ -256,3 +279,5 @@ const PROBE: Probe = Probe {
     pause: Duration::from_millis(500),
 };
 pub(super) const SENTINELS: usize = 3;
+/// Sentinels that tie begin anew after twice their `failover-timeout`.
+const PATIENCE: Duration = Duration::from_secs(20);

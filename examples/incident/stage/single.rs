@@ -6,9 +6,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use holdfast_lab::{Embedded, LabError, Mode, Proxy, Server, Servers, net};
+use tokio::time::Instant;
 
 use super::EMBEDDED;
 use crate::options::Choice;
+use crate::story::Fault;
 
 pub struct Single {
     backend: Backend,
@@ -35,9 +37,27 @@ impl Single {
         })
     }
 
-    pub fn fall(&mut self) {
-        self.old.set(Mode::Blackhole);
-        self.moved = true;
+    pub fn fall(&mut self, fault: Fault) {
+        match fault {
+            Fault::Incident | Fault::Failover => {
+                self.old.set(Mode::Blackhole);
+                self.moved = true;
+            }
+            Fault::DeadLink => self.old.set_for_old(Mode::Stall),
+            Fault::BlackHole => self.old.set(Mode::Blackhole),
+            Fault::Frozen => self.old.set(Mode::Stall),
+            Fault::Down => self.old.set(Mode::Down),
+        }
+    }
+
+    /// The end of a fault that moved nothing, and from when on Redis could be reached: links that are dead stay so, and are no
+    /// reason not to be served.
+    pub fn end(&mut self, fault: Fault, fell: Option<Instant>) -> Instant {
+        if let (Fault::DeadLink, Some(fell)) = (fault, fell) {
+            return fell;
+        }
+        self.old.set(Mode::Pass);
+        Instant::now()
     }
 
     /// Connections that were open to the old range are reset: whoever is there now has never heard of them.
