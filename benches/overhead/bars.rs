@@ -60,7 +60,7 @@ fn of_row(row: &Row, ours: usize) -> Vec<Bar> {
         ],
         (32, 1, 64) => vec![
             bar("CPU a call", CPU, most(0.75)),
-            bar("throughput", THROUGHPUT, least(1.3)).excused(1.2, SHARED),
+            bar("throughput", THROUGHPUT, least(1.3)).excused(1.05, SHARED),
             bar("p99", P99, most(1.0)),
         ],
         (32, 1, 512) => vec![
