@@ -201,11 +201,13 @@ fn refused_after(report: &Report, run: &Recording) -> Option<Duration> {
     Some(last.map_or(Duration::ZERO, |last| last - run.onset))
 }
 
-/// How often the name that was asked for most was asked for while there was no right answer.
+/// How often the name that was asked for most was asked for while there was no right answer. A refresh that was due before anybody
+/// could know is not for the outage's sake.
 fn lookups_a_second(contender: &Contender, run: &Recording) -> f64 {
     let within = |host: &String| {
         let at = lookups(host, run).into_iter();
-        at.filter(|at| (run.onset..=run.heal).contains(at)).count()
+        at.filter(|at| (run.onset + KNOWN..=run.heal).contains(at))
+            .count()
     };
     let most = contender.hosts.iter().map(within).max();
     most.unwrap_or_default() as f64 / (run.heal - run.onset).as_secs_f64()
@@ -228,5 +230,7 @@ pub fn millis(duration: Duration) -> f64 {
 const GRACE: Duration = Duration::from_millis(10);
 /// Whoever still let calls wait this shortly before the end of an outage has never refused.
 const WAITS: Duration = Duration::from_millis(500);
+/// No silence is known to be an outage sooner.
+const KNOWN: Duration = Duration::from_millis(400);
 /// A call that took longer was waiting for something.
 const AT_ONCE: Duration = Duration::from_millis(20);
