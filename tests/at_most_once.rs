@@ -42,7 +42,7 @@ fn told<T>(ended: &Result<T, RedisError>) -> Told {
 /// `INCR` of a key of its own, so that each run of it is seen.
 async fn mark(client: &mut impl ConnectionLike, history: &History) -> Told {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let key = format!("write:mark:{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let key = format!("write:canary:mark:{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let ended = redis::cmd("INCR")
         .arg(&key)
         .query_async::<u64>(client)
@@ -80,7 +80,7 @@ impl Writers {
         for number in 0..WRITERS {
             let (mut client, history) = (client.clone(), history.clone());
             tasks.spawn(async move {
-                let key = format!("write:rise:{number}");
+                let key = format!("write:canary:rise:{number}");
                 let mut value = 0;
                 while Instant::now() < end {
                     let called = Instant::now();
@@ -139,7 +139,10 @@ async fn cut(proxy: &Proxy, mode: Mode, writes: u64, history: &History) -> [Vec<
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let client = connect(&proxy.url()).await;
     proxy.set_for_old(mode);
-    let key = format!("write:rise:cut:{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let key = format!(
+        "write:canary:rise:cut:{}",
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
     let (mut marks, mut rises) = (Vec::new(), Vec::new());
     for value in 0..writes {
         let (mut one, mut other) = (client.clone(), client.clone());

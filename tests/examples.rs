@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use holdfast_lab::{Cluster, Embedded, server_or_skip};
+use holdfast_lab::{Cluster, Embedded, Server, server_or_skip};
 use redis_holdfast::telemetry::names;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -44,7 +44,17 @@ fn example(name: &str) -> PathBuf {
 }
 
 fn run(name: &str, args: &[&str]) -> Output {
-    Command::new(example(name)).args(args).output().unwrap()
+    let output = Command::new(example(name)).args(args).output().unwrap();
+    for said in [&output.stdout, &output.stderr] {
+        assert!(!text(said).contains("canary"), "{name} shows a secret");
+    }
+    output
+}
+
+/// A server with a password that no example may show.
+async fn of_canary() -> Option<Server> {
+    let server = Server::builder().password("canary-password");
+    server.start_or_skip().await
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -343,7 +353,7 @@ async fn the_quick_start_visits_and_names_the_phase_when_nobody_is_there() {
 /// Where nobody listens.
 fn nobody() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("redis://{}/", listener.local_addr().unwrap())
+    format!("redis://:canary@{}/", listener.local_addr().unwrap())
 }
 
 /// Each against a server, and where nobody listens.
@@ -358,7 +368,7 @@ async fn said(name: &str) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_drop_in_visits() {
-    let Some(server) = server_or_skip().await else {
+    let Some(server) = of_canary().await else {
         return;
     };
     let output = run("drop_in", &[&server.url()]);
@@ -373,7 +383,7 @@ async fn the_drop_in_visits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stack_by_hand_is_audited_and_answers() {
-    let Some(server) = server_or_skip().await else {
+    let Some(server) = of_canary().await else {
         return;
     };
     let output = run("tower_stack", &[&server.url()]);
@@ -384,7 +394,7 @@ async fn a_stack_by_hand_is_audited_and_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adopted_pool_serves_and_is_a_cache_miss_when_nobody_is_there() {
-    let Some(server) = server_or_skip().await else {
+    let Some(server) = of_canary().await else {
         return;
     };
     let here = text(&run("adopt_deadpool", &[&server.url()]).stdout);

@@ -15,7 +15,7 @@ const MS: Duration = Duration::from_millis(1);
 
 async fn incr<C: Connect>(client: &Client<C>) -> redis::RedisResult<i64> {
     redis::cmd("INCR")
-        .arg("n")
+        .arg("canary:n")
         .query_async(&mut client.clone())
         .await
 }
@@ -27,6 +27,7 @@ async fn until_served<C: Connect>(client: &Client<C>, limit: Duration) -> (Durat
         match incr(client).await {
             Ok(_) => return (start.elapsed(), told),
             Err(error) => {
+                common::class(&error);
                 let text = Error::find_in(&error).map_or(error.to_string(), ToString::to_string);
                 if told.last() != Some(&text) {
                     told.push(text);
@@ -39,6 +40,7 @@ async fn until_served<C: Connect>(client: &Client<C>, limit: Duration) -> (Durat
 }
 
 async fn after_a_kill<C: Connect>(over: C, early: bool) -> Option<Duration> {
+    common::watch();
     let set = SentinelSet::builder().start_or_skip().await?;
     let policy = SentinelPolicy::default().early_promotion(early);
     let client = Client::builder(&set.url())

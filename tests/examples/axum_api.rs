@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use holdfast_lab::load::LagMeter;
-use holdfast_lab::{Mode, Proxy, Server, server_or_skip};
+use holdfast_lab::{Mode, Proxy, Server};
 use tokio::time::{Instant, sleep};
 
 use super::example;
@@ -127,6 +127,7 @@ impl Api {
 fn end((mut socket, began): (TcpStream, Instant)) -> Answer {
     let mut text = String::new();
     socket.read_to_string(&mut text).unwrap();
+    assert!(!text.contains("canary"), "a secret was shown");
     let (head, body) = text.split_once("\r\n\r\n").expect("a whole answer");
     Answer {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
@@ -146,14 +147,14 @@ async fn is_sent(proxy: &Proxy, before: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_serves_what_it_can_and_says_what_it_cannot_while_its_redis_is_away() {
-    let Some(server) = server_or_skip().await else {
+    let Some(server) = super::of_canary().await else {
         return;
     };
     let proxy = Proxy::start(server.addr()).await.unwrap();
     proxy.set(Mode::Refuse);
 
     // It starts without a Redis.
-    let api = Api::start(&proxy.url());
+    let api = Api::start(&format!("redis://:canary-password@{}/", proxy.addr()));
     api.is_alive();
     api.is_unready("connect");
     api.page("source");
@@ -251,6 +252,9 @@ async fn stopped(mut api: Api, server: &Server, proxy: &Proxy) {
     let mut said = String::new();
     api.said.read_to_string(&mut said).unwrap();
     assert!(api.child.wait().unwrap().success());
-    assert!(said.ends_with("redis: drained\n"), "{said}");
+    assert!(
+        said.ends_with("redis: drained\n") && !said.contains("canary"),
+        "{said}"
+    );
     assert!(said.contains("page 7 is not remembered: "), "{said}");
 }

@@ -8,19 +8,19 @@ use crate::World;
 use crate::log::{Con, Log};
 
 pub async fn plain<C: Con>(mut con: C, log: &mut Log, _: &World) {
-    say!(log, con.set("s", "value") -> String);
-    say!(log, con.get("s") -> Option<String>);
+    say!(log, con.set("canary", "value") -> String);
+    say!(log, con.get("canary") -> Option<String>);
     say!(log, con.get("absent") -> Option<String>);
-    say!(log, con.getset("s", "other") -> Option<String>);
-    say!(log, con.append("s", " and more") -> usize);
-    say!(log, con.strlen("s") -> usize);
-    say!(log, con.getrange("s", 1, -2) -> String);
-    say!(log, con.setrange("s", 2, "XY") -> usize);
+    say!(log, con.getset("canary", "other canary") -> Option<String>);
+    say!(log, con.append("canary", " and more") -> usize);
+    say!(log, con.strlen("canary") -> usize);
+    say!(log, con.getrange("canary", 1, -2) -> String);
+    say!(log, con.setrange("canary", 2, "XY") -> usize);
     say!(log, con.mset(&[("a", 1), ("b", 2)]) -> String);
     say!(log, con.mget(&["a", "absent", "b"]) -> Vec<Option<i64>>);
     say!(log, con.mset_nx(&[("a", 9), ("z", 9)]) -> bool);
-    say!(log, con.get_del("s") -> Option<String>);
-    say!(log, con.get_del("s") -> Option<String>);
+    say!(log, con.get_del("canary") -> Option<String>);
+    say!(log, con.get_del("canary") -> Option<String>);
     say!(log, con.digest("a") -> Option<String>);
 }
 
