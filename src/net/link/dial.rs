@@ -19,7 +19,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 const KEEPALIVE_PROBES: u32 = 3;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const USER_TIMEOUT: Duration = Duration::from_millis(2500);
-/// Bytes the kernel holds beyond what the peer's window lets it send. Keeps "a blocked write moved on" a sign of life.
+/// Bytes the kernel holds beyond what the peer's window lets it send. Keeps "a blocked write moved on" a sign of life: it does when half of
+/// them have gone, which takes a path of 10 Mbit/s 52 ms.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_WINDOW: u32 = 128 * 1024;
 

@@ -40,8 +40,6 @@ use crate::{Error, ErrorKind, Phase};
 pub(crate) const IDLE_PING: Duration = Duration::from_secs(2);
 /// A retiring link looks this often whether anybody still waits.
 pub(crate) const RETIRING_LOOK: Duration = Duration::from_millis(25);
-/// No more jobs are begun while this many bytes wait for the kernel: what is not begun can still be taken back.
-pub(crate) const HIGH_WATER: u64 = 64 * 1024;
 const READ_CHUNK: usize = 64 * 1024;
 /// Work per poll before other tasks of the runtime get their turn.
 const READS_PER_TURN: usize = 16;
@@ -296,7 +294,7 @@ impl<S: Socket> Driver<S> {
         if let Some(order) = taken.order {
             self.obey(order)?;
         }
-        while self.outbox.waiting() < HIGH_WATER {
+        while self.outbox.has_room() {
             let Some(job) = self.batch.pop_front() else {
                 break;
             };

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -16,6 +16,14 @@ use tokio::io::AsyncWrite;
 
 /// Jobs up to this size are copied into a shared chunk: a copy is cheaper than a system call of its own.
 const COPIED: usize = 16 * 1024;
+
+/// Chunks handed to the kernel in one call: one by one, each would wake a server that had gone back to sleep.
+const SLICES: usize = 8;
+
+/// No more jobs are begun while this many bytes of small ones wait for the kernel: what is not begun can still be taken back.
+const HIGH_WATER: u64 = 64 * 1024;
+/// The same with large ones, some of which leave together.
+const LARGE_HIGH_WATER: u64 = 256 * 1024;
 
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -70,6 +78,17 @@ impl Outbox {
         self.accepted - self.written
     }
 
+    /// Whether another job may be begun.
+    pub(crate) fn has_room(&self) -> bool {
+        let copied = |chunk: &Chunk| match chunk {
+            Chunk::Copied(bytes) => bytes.len() as u64,
+            Chunk::Whole(_) => 0,
+        };
+        self.waiting() < HIGH_WATER
+            || (self.waiting() < LARGE_HIGH_WATER
+                && self.chunks.iter().map(copied).sum::<u64>() < HIGH_WATER)
+    }
+
     pub(crate) fn push(&mut self, bytes: &Bytes) {
         self.accepted += bytes.len() as u64;
         if bytes.len() > COPIED {
@@ -104,7 +123,7 @@ impl Outbox {
         self.accepted = end;
     }
 
-    /// Hands bytes to `socket` until it is full or nothing waits. Gives the bytes it took now.
+    /// Hands bytes to `socket` until it is full or nothing waits.
     pub(crate) fn poll_write<S>(
         &mut self,
         socket: &mut S,
@@ -113,26 +132,47 @@ impl Outbox {
     where
         S: AsyncWrite + Unpin,
     {
-        while let Some(front) = self.chunks.front_mut() {
-            let bytes = front.bytes();
-            if !bytes.is_empty() {
-                let count = match Pin::new(&mut *socket).poll_write(cx, bytes) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Poll::Ready(Ok(count)) => count,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => return Poll::Pending,
-                };
-                front.advance(count);
-                self.written += count as u64;
+        while self.waiting() > 0 {
+            match self.poll_some(Pin::new(&mut *socket), cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => self.advance(count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
             }
-            if front.bytes().is_empty()
-                && let Some(Chunk::Copied(mut spent)) = self.chunks.pop_front()
-            {
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_some<S: AsyncWrite>(
+        &self,
+        socket: Pin<&mut S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if let (Some(only), 1) = (self.chunks.front(), self.chunks.len()) {
+            return socket.poll_write(cx, only.bytes());
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slice = IoSlice::new(chunk.bytes());
+        }
+        socket.poll_write_vectored(cx, &slices)
+    }
+
+    /// The kernel took so many bytes more.
+    fn advance(&mut self, mut count: usize) {
+        self.written += count as u64;
+        while let Some(front) = self.chunks.front_mut() {
+            let step = count.min(front.bytes().len());
+            front.advance(step);
+            count -= step;
+            if !front.bytes().is_empty() {
+                return;
+            }
+            if let Some(Chunk::Copied(mut spent)) = self.chunks.pop_front() {
                 spent.clear();
                 self.spare = spent;
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -162,6 +202,32 @@ mod tests {
         );
         outbox.withdraw(third);
         assert_eq!((outbox.accepted(), outbox.waiting()), (16, 6));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn small_and_large_leave_together_and_in_order_however_little_the_kernel_takes() {
+        use crate::net::link::socket::Stream;
+        use tokio::io::AsyncReadExt;
+        let (near, mut far) = tokio::net::UnixStream::pair().expect("a pair");
+        let mut near = Stream::Unix(near);
+        let jobs: Vec<Bytes> = (0..3 * SLICES)
+            .map(|nth| vec![nth as u8; if nth % 3 == 0 { 10 } else { 3 * COPIED }].into())
+            .collect();
+        let mut outbox = Outbox::default();
+        jobs.iter().for_each(|job| outbox.push(job));
+        let mut seen = Vec::new();
+        let writes = std::future::poll_fn(|cx| outbox.poll_write(&mut near, cx));
+        let wanted = jobs.concat();
+        let reads = async {
+            while seen.len() < wanted.len() {
+                far.read_buf(&mut seen).await.expect("readable");
+            }
+        };
+        let (written, ()) = tokio::join!(writes, reads);
+        written.expect("writable");
+        assert!(seen == wanted, "bytes were lost or left out of order");
+        assert_eq!((outbox.waiting(), outbox.written()), (0, seen.len() as u64));
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use crate::{
     adopt::unpack::Unpacked,
     net::link::{
         LinkState, Post,
-        driver::{Exit, HIGH_WATER, ROUNDS_PER_TURN, SETTLING},
+        driver::{Exit, ROUNDS_PER_TURN, SETTLING},
         job::{Job, Sent},
         mailbox::Retire,
         owed::not_primary,
@@ -38,6 +38,10 @@ use crate::{
     },
     request::Values,
 };
+
+/// No more is handed over while the kernel has not taken so many bytes of what was: `redis` writes one command after the other, and what it
+/// has cannot be taken back.
+const HIGH_WATER: u64 = 64 * 1024;
 
 pub(super) struct Driver {
     /// `redis`' driver, and with it the socket.
