@@ -158,15 +158,18 @@ impl<S: Socket> Driver<S> {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Exit> {
         let now = Instant::now();
+        // While some of those who were answered are still to be woken, the server is given what the others ask first.
+        let goes_on = self.owed.wakes_more();
         let read = self.read(cx, now)?;
         let served = self.owed.take_served();
         if served > 0 {
             self.pace.serve(served);
         }
-        if self.gather(cx, served) {
+        let wakes_more = goes_on || self.owed.wake(now);
+        if self.gather(cx, served, wakes_more) {
             return Ok(());
         }
-        let mut more = read == Read::MoreToCome;
+        let mut more = wakes_more || read == Read::MoreToCome;
         for round in 0..ROUNDS_PER_TURN {
             let left = self.fill(cx, now)?;
             self.write(cx, now)?;
@@ -174,6 +177,10 @@ impl<S: Socket> Driver<S> {
                 break;
             }
             more |= round + 1 == ROUNDS_PER_TURN;
+        }
+        if goes_on {
+            // After the write: the server is at work for the last flock while this one is.
+            self.owed.wake(now);
         }
         self.judge(cx, now, read)?;
         if self.retiring && self.is_done() {
@@ -186,10 +193,11 @@ impl<S: Socket> Driver<S> {
     }
 
     /// Says whether this turn ends here, so that callers who are about to come share the next write.
-    fn gather(&mut self, cx: &mut Context<'_>, served: u32) -> bool {
+    fn gather(&mut self, cx: &mut Context<'_>, served: u32, wakes_more: bool) -> bool {
         let waits = self.gather.waits(Scene {
             served,
             owes: !self.owed.is_empty(),
+            wakes_more,
             is_blocked: self.outbox.waiting() > 0,
         });
         if waits {

@@ -1,6 +1,6 @@
 //! Whether a driver writes now, or lets those who are about to call come first.
 //!
-//! Owns one bit. Promises: a lone caller never waits, and nobody waits longer than one turn of the runtime; a turn is spent only where
+//! Owns one bit. Promises: a lone caller never waits, and no write waits longer than one turn of the runtime; a turn is spent only where
 //! others are about to come: those whose replies have just been handed out together, or those who called while replies were owed.
 //! One write and one wake-up then carry what would have been a write for the first of them, and one for the rest.
 //! Leaves taking the turn to [`driver`](super::driver). Pure. Cannot fail.
@@ -12,6 +12,8 @@ pub(super) struct Scene {
     pub(super) served: u32,
     /// Replies are still owed.
     pub(super) owes: bool,
+    /// Others are still to be woken: those of this turn come while that is done.
+    pub(super) wakes_more: bool,
     /// Bytes wait for the kernel: they are written at once.
     pub(super) is_blocked: bool,
 }
@@ -25,7 +27,7 @@ impl Gather {
     /// Whether to spend a turn of the runtime before the next write.
     pub(super) fn waits(&mut self, scene: Scene) -> bool {
         let others_come = scene.owes || scene.served > 1;
-        self.waited = !self.waited && others_come && !scene.is_blocked;
+        self.waited = !self.waited && others_come && !scene.wakes_more && !scene.is_blocked;
         self.waited
     }
 }
@@ -38,6 +40,7 @@ mod tests {
         Scene {
             served,
             owes,
+            wakes_more: false,
             is_blocked: false,
         }
     }
@@ -70,6 +73,15 @@ mod tests {
             assert!(gather.waits(scene(9, true)));
             assert!(!gather.waits(scene(9, true)));
         }
+    }
+
+    #[test]
+    fn while_one_flock_is_woken_what_the_last_one_asked_is_written() {
+        let waking = Scene {
+            wakes_more: true,
+            ..scene(16, true)
+        };
+        assert!(!Gather::default().waits(waking));
     }
 
     #[test]

@@ -193,16 +193,21 @@ impl Job {
         slot.state != State::Closed && slot.outcome.is_none()
     }
 
-    /// Hands over the reply. Says whether somebody waited for it.
+    /// Hands over the reply, and wakes who waits for it. Says whether somebody did.
     pub(crate) fn reply(self: Arc<Self>, values: Values) -> bool {
-        let delivered = self.deliver(Outcome::Replied(values));
-        // Let go of before its caller is woken: who has it alone can use it again.
-        drop(self);
-        let Some(waker) = delivered else { return false };
+        let Some(waker) = self.leave(values) else {
+            return false;
+        };
         if let Some(waker) = waker {
             waker.wake();
         }
         true
+    }
+
+    /// Leaves the reply for whoever waits, if somebody does, and gives whom to wake.
+    pub(crate) fn leave(self: Arc<Self>, values: Values) -> Option<Option<Waker>> {
+        // The job is let go of before its caller is woken: who has it alone can use it again.
+        self.deliver(Outcome::Replied(values))
     }
 
     pub(crate) fn end(&self, sent: Sent, error: &Error, from: &Arc<Origin>) {

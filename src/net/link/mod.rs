@@ -7,6 +7,7 @@
 pub(crate) mod codec;
 pub(crate) mod dial;
 pub(crate) mod driver;
+mod flock;
 mod gather;
 pub(crate) mod handshake;
 pub(crate) mod job;

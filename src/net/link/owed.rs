@@ -7,8 +7,12 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use redis::{ServerError, Value};
+use tokio::time::Instant;
 
-use super::job::{Job, Origin, Sent};
+use super::{
+    flock::Flock,
+    job::{Job, Origin, Sent},
+};
 use crate::{
     Error, ErrorKind, Phase,
     request::{Refusals, Values},
@@ -21,6 +25,8 @@ pub(crate) struct Owed {
     /// One was.
     refused: bool,
     served: u32,
+    /// Their callers, as long as they are not woken.
+    answered: Flock,
     entries: VecDeque<Entry>,
 }
 
@@ -60,6 +66,7 @@ impl Owed {
             primary_only,
             refused: false,
             served: 0,
+            answered: Flock::default(),
             entries: VecDeque::new(),
         }
     }
@@ -147,14 +154,19 @@ impl Owed {
             return Ok(());
         }
         let is_single = job.is_single();
-        let awaited = job.reply(match (single, entry.refused) {
+        let waits = job.leave(match (single, entry.refused) {
             (Some(value), _) if is_single => Values::One(value),
             (Some(value), None) => Values::Many(vec![value]),
             (Some(value), Some(refused)) => Values::Refused(vec![value], refused),
             (None, None) => Values::Many(entry.got),
             (None, Some(refused)) => Values::Refused(entry.got, refused),
         });
-        self.served += u32::from(awaited);
+        if let Some(waker) = waits {
+            self.served += 1;
+            waker
+                .into_iter()
+                .for_each(|waker| self.answered.join(waker));
+        }
         Ok(())
     }
 
@@ -214,6 +226,17 @@ impl Owed {
     /// Whether, since this was last asked, a command was refused as a whole because the server is no primary.
     pub(crate) fn take_refused(&mut self) -> bool {
         std::mem::take(&mut self.refused)
+    }
+
+    /// Whether some who were answered wait to be woken.
+    pub(crate) fn wakes_more(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// Wakes some of those who were answered, in a turn that began at `now`. Says whether others wait.
+    pub(crate) fn wake(&mut self, now: Instant) -> bool {
+        self.answered.wake(now);
+        self.wakes_more()
     }
 
     /// Replies that somebody waited for, since the last time this was asked.
