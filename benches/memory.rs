@@ -36,7 +36,6 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CELL: Duration = Duration::from_millis(500);
-const ALONE: &str = "a look each second, a PING every other and the watch over its reply: for each of them tokio's wheel of timers wakes twice";
 /// Long enough for what happens once a second or two.
 const LISTEN: Duration = Duration::from_secs(20);
 /// The driver has long taken what it will take.
@@ -207,7 +206,7 @@ fn idle_bars(url: &str, sentinels: Option<&str>) -> Vec<Bar> {
     );
     let mut bars = vec![
         Bar::at_most("one more idle client, KiB resident", resident, 64.0),
-        Bar::at_most("an idle client alone, wake-ups/s", alone, 3.0).excused(5.0, ALONE),
+        Bar::at_most("an idle client alone, wake-ups/s", alone, 3.0),
         Bar::at_most(
             "one of many idle clients, wake-ups/s",
             many / MANY as f64,

@@ -51,7 +51,6 @@ const GRACE: Duration = Duration::from_millis(20);
 const JITTER_MILLIS: u64 = 50;
 /// A link that lived this long was no accident of a broken endpoint.
 const SETTLED: Duration = Duration::from_secs(1);
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Callers that were answered are given this long to notice before a client that shuts down says its last figures.
 const HANDOVER: Duration = Duration::from_millis(50);
 /// While no swap is allowed, the verified candidate is kept and asked again this often.
@@ -110,6 +109,7 @@ impl<C: Dial> Supervisor<C> {
         let topology = survey();
         let mut maps = topology.map();
         maps.mark_changed();
+        let next_tick = hub.pace.next_beat(now);
         Self {
             prober: Prober::new(
                 connector,
@@ -141,7 +141,7 @@ impl<C: Dial> Supervisor<C> {
             demoted: false,
             nudged: false,
             clocks: (config.stall_after(), config.detect_within()),
-            next_tick: now + HOUSEKEEPING,
+            next_tick,
         }
     }
 
@@ -326,7 +326,7 @@ impl<C: Dial> Supervisor<C> {
         }
         if now >= self.next_tick {
             self.hub.metrics.lag(now - self.next_tick);
-            self.next_tick = now + HOUSEKEEPING;
+            self.next_tick = self.hub.pace.next_beat(now);
             self.sweep();
             if self
                 .held

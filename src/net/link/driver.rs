@@ -36,8 +36,6 @@ use super::{
 };
 use crate::{Error, ErrorKind, Phase};
 
-/// An idle link asks for a sign of life this often.
-pub(crate) const IDLE_PING: Duration = Duration::from_secs(2);
 /// A retiring link looks this often whether anybody still waits.
 pub(crate) const RETIRING_LOOK: Duration = Duration::from_millis(25);
 const READ_CHUNK: usize = 64 * 1024;
@@ -74,7 +72,10 @@ pub(crate) struct Driver<S: Socket> {
     state: watch::Sender<LinkState>,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
-    last_heard: Instant,
+    /// When to ask for a sign of life, if nothing is owed or heard until then.
+    ping_at: Instant,
+    /// An idle link's `PING` is on its way, or what came after it.
+    pinged: bool,
     born: Instant,
     write_blocked: bool,
     gather: Gather,
@@ -132,7 +133,7 @@ impl<S: Socket> Driver<S> {
             silence.owe(now);
         }
         // Due at once: the first turn sets the timer, and only a timer that was polled wakes anybody.
-        let timer_at = now;
+        let (timer_at, ping_at) = (now, pace.ping_at(now));
         Self {
             socket: start.socket,
             decoder: start.decoder,
@@ -147,7 +148,8 @@ impl<S: Socket> Driver<S> {
             state,
             timer: Box::pin(sleep_until(timer_at)),
             timer_at,
-            last_heard: now,
+            ping_at,
+            pinged: false,
             born: now,
             write_blocked: false,
             gather: Gather::default(),
@@ -224,7 +226,7 @@ impl<S: Socket> Driver<S> {
                 Poll::Ready(Err(error)) => return Err(Exit::Lost(error)),
                 Poll::Ready(Ok(_)) => {
                     self.decode(&mut frames)?;
-                    self.last_heard = now;
+                    self.ping_at = self.pace.ping_at(now);
                     self.progress(now);
                 }
             }
@@ -373,14 +375,22 @@ impl<S: Socket> Driver<S> {
             while let Some(level) = self.silence.look(now, &limits) {
                 self.say(level)?;
             }
-            if self.owed.is_empty() && !self.retiring && now >= self.last_heard + IDLE_PING {
+            if self.owed.is_empty() && !self.retiring && now >= self.ping_at {
                 self.owed.push_internal(self.outbox.accepted(), 1);
                 self.outbox.push(&PING);
                 self.silence.owe(now);
+                self.pinged = true;
                 self.write(cx, now)?;
             }
         }
         let due = self.due(now);
+        if self.pinged && self.owed.is_empty() {
+            // An idle link's `PING` is answered, and the look that watched over that need not come. It does after a call: to set the timer with
+            // each would cost more. Another timer, for one that is put off keeps its old place in tokio's wheel, and wakes us there.
+            self.pinged = false;
+            self.timer_at = now;
+            self.timer.set(sleep_until(due));
+        }
         if due < self.timer_at || now >= self.timer_at {
             self.timer_at = due;
             self.timer.as_mut().reset(due);
@@ -395,7 +405,7 @@ impl<S: Socket> Driver<S> {
         let due = self
             .silence
             .due(&self.pace.limits())
-            .unwrap_or(self.last_heard + IDLE_PING)
+            .unwrap_or(self.ping_at)
             .max(now + Duration::from_millis(1));
         if self.retiring {
             due.min(now + RETIRING_LOOK)

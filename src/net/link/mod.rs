@@ -31,6 +31,7 @@ use redis::Value;
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc, watch},
+    time::Instant,
 };
 
 use self::{
@@ -63,6 +64,8 @@ pub(crate) enum LinkState {
 #[derive(Debug)]
 pub(crate) struct Pace {
     pub(crate) endpoint: Arc<str>,
+    /// The beat is counted from here.
+    born: Instant,
     /// Replies a link may be owed at once, tombstones included.
     pub(crate) max_owed: usize,
     pub(crate) unresponsive_after: Duration,
@@ -86,6 +89,7 @@ impl Pace {
     ) -> Self {
         Self {
             endpoint,
+            born: Instant::now(),
             max_owed,
             unresponsive_after: detect_within * 9 / 20,
             detect_within,
@@ -95,6 +99,28 @@ impl Pace {
             disowned: AtomicU64::new(0),
             disowning: Notify::new(),
             pushes: None,
+        }
+    }
+
+    /// The next beat, one a second, half a second away at least. What is due once in a while is due on a beat: a client that has nothing to do
+    /// is woken once for all of it.
+    pub(crate) fn next_beat(&self, now: Instant) -> Instant {
+        self.beat(now, |since| {
+            1 + since.as_secs() + u64::from(since.subsec_millis() >= 500)
+        })
+    }
+
+    /// When a link that was last heard at `heard`, and is owed nothing, asks for a sign of life: on a beat, one to two seconds later.
+    pub(crate) fn ping_at(&self, heard: Instant) -> Instant {
+        self.beat(heard, |since| 2 + since.as_secs())
+    }
+
+    /// The beat with this number, where `now` is so long since the first. Asked with each reply: without a division.
+    fn beat(&self, now: Instant, number: impl FnOnce(Duration) -> u64) -> Instant {
+        match now.checked_duration_since(self.born) {
+            Some(since) => self.born + Duration::from_secs(number(since)),
+            // By the clock of another runtime it is not born yet: no beat is shared.
+            None => now + Duration::from_secs(1),
         }
     }
 
@@ -291,6 +317,7 @@ pub(crate) mod tests {
 
     use bytes::BytesMut;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinSet;
     use tokio::time::{sleep, timeout};
 
     use super::codec::{Decoder, Limits};
@@ -345,6 +372,45 @@ pub(crate) mod tests {
         ticket.await;
         sleep(Duration::from_millis(400)).await;
         assert!(!link.is_silent(), "{:?}", *link.watch().borrow());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_said_before_it_went_reaches_every_caller() {
+        const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+        // Cut in the middle of a flock: some have been woken and ask again, others have not.
+        for answered in [64, 80, 96, 100, 127] {
+            let (near, mut far) = duplex(1 << 16);
+            let link = Arc::new(link(near, b"", 0));
+            let (mut callers, mut peer) = (JoinSet::new(), JoinSet::new());
+            for _ in 0..64 {
+                let link = link.clone();
+                callers.spawn(async move {
+                    let mut said = 0;
+                    for _ in 0..2 {
+                        let (job, ticket) = Job::pair(Request::from(redis::cmd("PING")));
+                        if link.submit(job).is_err() {
+                            break;
+                        }
+                        said += usize::from(matches!(ticket.await, job::Outcome::Replied(_)));
+                    }
+                    said
+                });
+            }
+            // A task like theirs, so that it has its turn between those of the driver.
+            peer.spawn(async move {
+                let (mut asked, mut told) = (BytesMut::new(), 0);
+                while told < answered {
+                    far.read_buf(&mut asked).await.expect("readable");
+                    let now = answered.min(asked.len() / PING.len());
+                    let replies = "+PONG\r\n".repeat(now - told);
+                    far.write_all(replies.as_bytes()).await.expect("room");
+                    told = now;
+                }
+            });
+            let said: usize = callers.join_all().await.iter().sum();
+            peer.join_all().await;
+            assert_eq!(said, answered);
+        }
     }
 
     #[tokio::test(start_paused = true)]

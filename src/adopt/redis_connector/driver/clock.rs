@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Driver, Unpacked};
 use crate::net::link::{
     LinkState,
-    driver::{Exit, IDLE_PING, RETIRING_LOOK},
+    driver::{Exit, RETIRING_LOOK},
     silence::Level,
 };
 
@@ -23,7 +23,10 @@ impl Driver {
             while let Some(level) = self.silence.look(now, &limits) {
                 self.say(level)?;
             }
-            if self.owed.is_empty() && !self.retiring && now >= self.last_heard + IDLE_PING {
+            if self.owed.is_empty()
+                && !self.retiring
+                && now >= self.post.pace.ping_at(self.last_heard)
+            {
                 self.hand_over(cx, None, Unpacked::One(cmd("PING")), PING, now)?;
                 self.run(cx, now)?;
             }
@@ -43,7 +46,7 @@ impl Driver {
         let due = self
             .silence
             .due(&self.post.pace.limits())
-            .unwrap_or(self.last_heard + IDLE_PING)
+            .unwrap_or_else(|| self.post.pace.ping_at(self.last_heard))
             .max(now + Duration::from_millis(1));
         if self.retiring {
             due.min(now + RETIRING_LOOK)
