@@ -60,15 +60,16 @@ fn of_row(row: &Row, ours: usize) -> Vec<Bar> {
         ],
         (32, 1, 64) => vec![
             bar("CPU a call", CPU, most(0.75)),
-            bar("throughput", THROUGHPUT, least(1.3)).excused(1.05, SHARED),
+            bar("throughput", THROUGHPUT, least(1.3)),
             bar("p99", P99, most(1.0)),
         ],
         (32, 1, 512) => vec![
             bar("CPU a call", CPU, most(0.65)),
             bar("throughput", THROUGHPUT, least(1.3)),
         ],
-        (65_536, 1, 2..) if row.shape.verb == Verb::Set => {
-            vec![bar("throughput", THROUGHPUT, least(1.0)).excused(0.6, WINDOW)]
+        (65_536, 1 | 10, 8..=64) => vec![bar("throughput", THROUGHPUT, least(1.0))],
+        (65_536, ..) if row.shape.verb == Verb::Set => {
+            vec![bar("throughput", THROUGHPUT, least(1.0)).excused(0.8, WINDOW)]
         }
         (_, 100, _) | (65_536, ..) => {
             vec![bar("throughput", THROUGHPUT, least(1.0)).excused(0.9, SHARED)]
