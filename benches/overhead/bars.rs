@@ -67,8 +67,10 @@ fn of_row(row: &Row, ours: usize) -> Vec<Bar> {
             bar("CPU a call", CPU, most(0.65)),
             bar("throughput", THROUGHPUT, least(1.3)),
         ],
-        (65_536, 1 | 10, 8..=64) => vec![bar("throughput", THROUGHPUT, least(1.0))],
-        (65_536, ..) if row.shape.verb == Verb::Set => {
+        (65_536, 1, 8 | 64) if row.shape.verb == Verb::Set => {
+            vec![bar("throughput", THROUGHPUT, least(1.0))]
+        }
+        _ if row.shape.verb == Verb::Set && bytes * batch >= 65_536 => {
             vec![bar("throughput", THROUGHPUT, least(1.0)).excused(0.8, WINDOW)]
         }
         (_, 100, _) | (65_536, ..) => {
