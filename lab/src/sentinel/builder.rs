@@ -181,6 +181,7 @@ impl Builder {
             sentinels,
         };
         set.settled(0, self.replicas, SETTLE).await?;
+        set.linked(SETTLE).await?;
         Ok(set)
     }
 

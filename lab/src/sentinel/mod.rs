@@ -126,6 +126,29 @@ impl SentinelSet {
         }
     }
 
+    /// Waits until every Sentinel is connected to every other: to know one is not yet to reach it, and who reaches none is elected by none.
+    ///
+    /// # Errors
+    /// After `limit`.
+    pub(super) async fn linked(&self, limit: Duration) -> Result<(), LabError> {
+        let (end, others) = (Instant::now() + limit, self.sentinels.len() - 1);
+        for (number, one) in self.sentinels.iter().enumerate() {
+            loop {
+                let view = sentinel_view(one.server().addr(), &self.name, ASK).await;
+                if view.is_some_and(|view| view.linked_sentinels() == others) {
+                    break;
+                }
+                if Instant::now() > end {
+                    return Err(LabError::new(format!(
+                        "Sentinel {number} is not connected to the others within {limit:?}"
+                    )));
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
     async fn all_name(&self, nth: usize) -> bool {
         let wanted = self.node(nth).endpoint();
         for one in &self.sentinels {

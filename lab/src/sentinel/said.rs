@@ -42,6 +42,12 @@ impl Known {
             |one: &&Fields| one.get("flags") == "slave" && one.get("master-link-status") == "ok";
         self.replicas.iter().filter(well).count()
     }
+
+    /// Other Sentinels that it is connected to, both ways, and that answer.
+    pub fn linked_sentinels(&self) -> usize {
+        let well = |one: &&Fields| one.get("flags") == "sentinel";
+        self.others.iter().filter(well).count()
+    }
 }
 
 /// Asks a Sentinel all it knows of `name`.
