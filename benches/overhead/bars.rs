@@ -120,7 +120,7 @@ fn of_many(rows: &[Row], ours: usize) -> Vec<Bar> {
     bars.collect()
 }
 
-const LONE: &str = "four fifths of a lone call are the kernel's, and it has no call into it to spare: one write, one read, two waits";
+const LONE: &str = "four fifths of a lone call are the kernel's, and it has no call into it to spare: one write, one read, one wait";
 const TAIL: &str = "the same path through the kernel, and what else the machine does";
 const SHARED: &str =
     "the server has its share of the same two processors, and it is the same for all";
