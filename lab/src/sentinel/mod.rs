@@ -131,7 +131,10 @@ impl SentinelSet {
     /// # Errors
     /// After `limit`.
     pub(super) async fn linked(&self, limit: Duration) -> Result<(), LabError> {
-        let (end, others) = (Instant::now() + limit, self.sentinels.len() - 1);
+        let (end, others) = (
+            Instant::now() + limit,
+            self.sentinels.len().saturating_sub(1),
+        );
         for (number, one) in self.sentinels.iter().enumerate() {
             loop {
                 let view = sentinel_view(one.server().addr(), &self.name, ASK).await;
