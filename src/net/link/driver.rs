@@ -3,7 +3,7 @@
 //! Owns the socket of one link, in one task. Promises: reads and writes advance together, so that neither can starve the other;
 //! silence is judged only after a read found nothing; whatever ends it, every job that it held gets its outcome, with the truth
 //! about whether a byte of it was sent. Leaves retries, probes and swaps to `channel`.
-//! Fails by ending: [`LinkState::Dead`] says why. Where to look next: [`owed`](super::owed), [`outbox`](super::outbox), [`silence`](super::silence).
+//! Fails by ending: [`LinkState::Dead`] says why. Where to look next: [`owed`](super::owed), [`outbox`](super::outbox), [`clock`](super::clock).
 
 use std::{
     collections::VecDeque,
@@ -17,27 +17,22 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use redis::Value;
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::io::poll_read_buf;
 
 use super::{
     LinkState, Pace, Post,
+    clock::Clock,
     codec::{Decoder, Frame},
     gather::{Gather, Scene},
     job::{Job, Origin, Sent},
     mailbox::{Mailbox, Retire},
     outbox::Outbox,
     owed::Owed,
-    silence::{Level, Silence},
     socket::Socket,
 };
 use crate::{Error, ErrorKind, Phase};
 
-/// A retiring link looks this often whether anybody still waits.
-pub(crate) const RETIRING_LOOK: Duration = Duration::from_millis(25);
 const READ_CHUNK: usize = 64 * 1024;
 /// Work per poll before other tasks of the runtime get their turn.
 const READS_PER_TURN: usize = 16;
@@ -67,15 +62,9 @@ pub(crate) struct Driver<S: Socket> {
     batch: VecDeque<Arc<Job>>,
     mailbox: Arc<Mailbox>,
     origin: Arc<Origin>,
-    silence: Silence,
+    clock: Clock,
     pace: Arc<Pace>,
     state: watch::Sender<LinkState>,
-    timer: Pin<Box<Sleep>>,
-    timer_at: Instant,
-    /// When to ask for a sign of life, if nothing is owed or heard until then.
-    ping_at: Instant,
-    /// An idle link's `PING` is on its way, or what came after it.
-    pinged: bool,
     born: Instant,
     write_blocked: bool,
     gather: Gather,
@@ -127,13 +116,11 @@ impl<S: Socket> Driver<S> {
         } = post;
         let now = Instant::now();
         let mut owed = Owed::new(origin.clone(), pace.primary_only);
-        let mut silence = Silence::new();
+        let mut clock = Clock::new(&pace, now);
         if start.owed > 0 {
             owed.push_internal(0, start.owed);
-            silence.owe(now);
+            clock.owe(now);
         }
-        // Due at once: the first turn sets the timer, and only a timer that was polled wakes anybody.
-        let (timer_at, ping_at) = (now, pace.ping_at(now));
         Self {
             socket: start.socket,
             decoder: start.decoder,
@@ -143,13 +130,9 @@ impl<S: Socket> Driver<S> {
             batch: VecDeque::new(),
             mailbox,
             origin,
-            silence,
+            clock,
             pace,
             state,
-            timer: Box::pin(sleep_until(timer_at)),
-            timer_at,
-            ping_at,
-            pinged: false,
             born: now,
             write_blocked: false,
             gather: Gather::default(),
@@ -226,7 +209,7 @@ impl<S: Socket> Driver<S> {
                 Poll::Ready(Err(error)) => return Err(Exit::Lost(error)),
                 Poll::Ready(Ok(_)) => {
                     self.decode(&mut frames)?;
-                    self.ping_at = self.pace.ping_at(now);
+                    self.clock.heard(&self.pace, now);
                     self.progress(now);
                 }
             }
@@ -288,9 +271,8 @@ impl<S: Socket> Driver<S> {
     }
 
     fn progress(&mut self, now: Instant) {
-        if self.silence.progress(now, !self.owed.is_empty()) {
-            self.state.send_replace(LinkState::Healthy);
-        }
+        let owes = !self.owed.is_empty();
+        self.clock.progress(&self.state, owes, now);
     }
 
     /// Begins as many jobs as there is room for. Says whether more wait.
@@ -310,7 +292,7 @@ impl<S: Socket> Driver<S> {
             };
             let start = self.outbox.accepted();
             if job.begin(now, |bytes| self.outbox.push(bytes)) {
-                self.silence.owe(now);
+                self.clock.owe(now);
                 if job.is_silent() {
                     let _ = job.clone().reply(crate::request::Values::One(Value::Nil));
                 }
@@ -371,60 +353,15 @@ impl<S: Socket> Driver<S> {
     /// Looks at the clocks, and sees to it that the timer fires when the next look is due.
     fn judge(&mut self, cx: &mut Context<'_>, now: Instant, read: Read) -> Result<(), Exit> {
         if read == Read::Drained {
-            let limits = self.pace.limits();
-            while let Some(level) = self.silence.look(now, &limits) {
-                self.say(level)?;
-            }
-            if self.owed.is_empty() && !self.retiring && now >= self.ping_at {
+            self.clock.look(&self.pace, &self.state, now)?;
+            if self.owed.is_empty() && !self.retiring && self.clock.take_ping(now) {
                 self.owed.push_internal(self.outbox.accepted(), 1);
                 self.outbox.push(&PING);
-                self.silence.owe(now);
-                self.pinged = true;
                 self.write(cx, now)?;
             }
         }
-        let due = self.due(now);
-        if self.pinged && self.owed.is_empty() {
-            // An idle link's `PING` is answered, and the look that watched over that need not come. It does after a call: to set the timer with
-            // each would cost more. Another timer, for one that is put off keeps its old place in tokio's wheel, and wakes us there.
-            self.pinged = false;
-            self.timer_at = now;
-            self.timer.set(sleep_until(due));
-        }
-        if due < self.timer_at || now >= self.timer_at {
-            self.timer_at = due;
-            self.timer.as_mut().reset(due);
-            if self.timer.as_mut().poll(cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-        }
-        Ok(())
-    }
-
-    fn due(&self, now: Instant) -> Instant {
-        let due = self
-            .silence
-            .due(&self.pace.limits())
-            .unwrap_or(self.ping_at)
-            .max(now + Duration::from_millis(1));
-        if self.retiring {
-            due.min(now + RETIRING_LOOK)
-        } else {
-            due
-        }
-    }
-
-    fn say(&mut self, level: Level) -> Result<(), Exit> {
-        match level {
-            Level::Fine => {}
-            Level::Suspect => {
-                self.state.send_replace(LinkState::Suspect);
-            }
-            Level::Unresponsive => {
-                self.state.send_replace(LinkState::Unresponsive);
-            }
-            Level::Dead => return Err(Exit::Silent),
-        }
+        let is_idle = self.owed.is_empty();
+        self.clock.set(cx, &self.pace, now, is_idle, self.retiring);
         Ok(())
     }
 

@@ -3,9 +3,8 @@
 //! Owns `redis`' driver with its socket, in one task, and what was handed to it. Promises: what the link's driver promises
 //! ([`net::link::driver`](crate::net::link::driver)), but that *sent* is *handed to `redis`*: nobody can take that back, and only the
 //! close of the socket ends it. No more than `HIGH_WATER` bytes that the kernel has not taken are handed over. Leaves framing and
-//! matching to `redis`, the socket's truth to [`meter`](super::meter). Fails by ending, as a link does. Next: [`clock`], [`end`].
+//! matching to `redis`, the socket's truth to [`meter`](super::meter). Fails by ending, as a link does. Next: [`end`].
 
-mod clock;
 mod end;
 
 use std::{
@@ -17,8 +16,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::{RedisResult, Value, aio::MultiplexedConnection};
-use tokio::time::{Instant, Sleep, sleep_until};
+use redis::{RedisResult, Value, aio::MultiplexedConnection, cmd};
+use tokio::time::Instant;
 
 use self::end::broken;
 use super::{
@@ -29,12 +28,12 @@ use crate::{
     Error, ErrorKind, Phase,
     adopt::unpack::Unpacked,
     net::link::{
-        LinkState, Post,
+        Post,
+        clock::Clock,
         driver::{Exit, ROUNDS_PER_TURN, SETTLING},
         job::{Job, Sent},
         mailbox::Retire,
         owed::not_primary,
-        silence::Silence,
     },
     request::Values,
 };
@@ -42,6 +41,8 @@ use crate::{
 /// No more is handed over while the kernel has not taken so many bytes of what was: `redis` writes one command after the other, and what it
 /// has cannot be taken back.
 const HIGH_WATER: u64 = 64 * 1024;
+/// Bytes of a `PING`.
+const PING: usize = 14;
 
 pub(super) struct Driver {
     /// `redis`' driver, and with it the socket.
@@ -55,10 +56,7 @@ pub(super) struct Driver {
     owed: VecDeque<Owed>,
     /// Bytes handed over.
     handed: u64,
-    silence: Silence,
-    timer: Pin<Box<Sleep>>,
-    timer_at: Instant,
-    last_heard: Instant,
+    clock: Clock,
     born: Instant,
     retiring: bool,
     over: bool,
@@ -82,6 +80,7 @@ impl Driver {
         post: Post,
     ) -> Self {
         let now = Instant::now();
+        let clock = Clock::new(&post.pace, now);
         Self {
             redis: Some(redis),
             connection,
@@ -91,11 +90,7 @@ impl Driver {
             batch: VecDeque::new(),
             owed: VecDeque::new(),
             handed: 0,
-            silence: Silence::new(),
-            // Due at once: the first turn sets the timer.
-            timer: Box::pin(sleep_until(now)),
-            timer_at: now,
-            last_heard: now,
+            clock,
             born: now,
             retiring: false,
             over: false,
@@ -122,6 +117,21 @@ impl Driver {
         Ok(())
     }
 
+    /// Looks at the clocks, and sees to it that the timer fires when the next look is due.
+    fn judge(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Exit> {
+        if self.seen.drained {
+            self.clock.look(&self.post.pace, &self.post.state, now)?;
+            if self.owed.is_empty() && !self.retiring && self.clock.take_ping(now) {
+                self.hand_over(cx, None, Unpacked::One(cmd("PING")), PING, now)?;
+                self.run(cx, now)?;
+            }
+        }
+        let is_idle = self.owed.is_empty();
+        self.clock
+            .set(cx, &self.post.pace, now, is_idle, self.retiring);
+        Ok(())
+    }
+
     /// Lets `redis` read and write, and hands out what it was answered.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Exit> {
         let over = match &mut self.redis {
@@ -138,12 +148,13 @@ impl Driver {
         }
         let heard = self.seen.read > before.read;
         if heard {
-            self.last_heard = now;
+            self.clock.heard(&self.post.pace, now);
         }
         // A kernel that takes bytes proves nothing; one that takes bytes again after it was full shows that the peer reads.
         let moved_on = before.blocked && self.seen.written > before.written;
-        if (heard || moved_on) && self.silence.progress(now, !self.owed.is_empty()) {
-            self.post.state.send_replace(LinkState::Healthy);
+        if heard || moved_on {
+            let owes = !self.owed.is_empty();
+            self.clock.progress(&self.post.state, owes, now);
         }
         Ok(())
     }
@@ -250,7 +261,7 @@ impl Driver {
         bytes: usize,
         now: Instant,
     ) -> Result<(), Exit> {
-        self.silence.owe(now);
+        self.clock.owe(now);
         self.handed += bytes as u64;
         let mut answer: Answer = Box::pin(unpacked.ask(self.connection.clone()));
         // Asked once, in order: this puts it into `redis`' queue, where there is room for all that we hand over.

@@ -1,0 +1,131 @@
+//! The clocks of one connection: when its silence means something, and when an idle one is asked for a sign of life.
+//!
+//! Owns the [`Silence`] of a driver and the timer that wakes it for the next look. Promises: the state that is told is that of the last
+//! look; an idle connection is asked on the beat of its [`Pace`], and not woken in between. Leaves how it is asked, and what is owed, to
+//! the driver. Fails with [`Exit::Silent`].
+
+use std::{future::Future, pin::Pin, task::Context, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    LinkState, Pace,
+    driver::Exit,
+    silence::{Level, Silence},
+};
+
+/// A retiring connection looks this often whether anybody still waits.
+const RETIRING_LOOK: Duration = Duration::from_millis(25);
+/// No timer is set for sooner.
+const GRAIN: Duration = Duration::from_millis(1);
+
+pub(crate) struct Clock {
+    silence: Silence,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
+    /// When to ask for a sign of life, if nothing is owed or heard until then.
+    ping_at: Instant,
+    /// The `PING` of an idle connection is on its way, or what came after it.
+    pinged: bool,
+}
+
+impl Clock {
+    pub(crate) fn new(pace: &Pace, now: Instant) -> Self {
+        Self {
+            silence: Silence::new(),
+            // Due at once: the first turn sets the timer, and only a timer that was polled wakes anybody.
+            timer: Box::pin(sleep_until(now)),
+            timer_at: now,
+            ping_at: pace.ping_at(now),
+            pinged: false,
+        }
+    }
+
+    /// A reply is owed.
+    pub(crate) fn owe(&mut self, now: Instant) {
+        self.silence.owe(now);
+    }
+
+    /// Bytes came in.
+    pub(crate) fn heard(&mut self, pace: &Pace, now: Instant) {
+        self.ping_at = pace.ping_at(now);
+    }
+
+    /// Replies came in, or a blocked write moved on; `owes` says whether more are owed.
+    pub(crate) fn progress(&mut self, state: &watch::Sender<LinkState>, owes: bool, now: Instant) {
+        if self.silence.progress(now, owes) {
+            state.send_replace(LinkState::Healthy);
+        }
+    }
+
+    /// Looks at the silence, after a read that found nothing, and tells what it means.
+    pub(crate) fn look(
+        &mut self,
+        pace: &Pace,
+        state: &watch::Sender<LinkState>,
+        now: Instant,
+    ) -> Result<(), Exit> {
+        let limits = pace.limits();
+        while let Some(level) = self.silence.look(now, &limits) {
+            state.send_replace(match level {
+                Level::Fine => LinkState::Healthy,
+                Level::Suspect => LinkState::Suspect,
+                Level::Unresponsive => LinkState::Unresponsive,
+                Level::Dead => return Err(Exit::Silent),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a connection that owes nothing is to be asked for a sign of life. The `PING` counts as sent.
+    pub(crate) fn take_ping(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.ping_at;
+        if is_due {
+            self.silence.owe(now);
+            self.pinged = true;
+        }
+        is_due
+    }
+
+    /// Sees to it that the driver is woken when the next look is due.
+    pub(crate) fn set(
+        &mut self,
+        cx: &mut Context<'_>,
+        pace: &Pace,
+        now: Instant,
+        is_idle: bool,
+        retiring: bool,
+    ) {
+        let due = self.due(pace, now, retiring);
+        if self.pinged && is_idle {
+            // An idle connection's `PING` is answered, and the look that watched over that need not come. It does after a call: to set the
+            // timer with each would cost more. Another timer, for one that is put off keeps its old place in tokio's wheel, and wakes us there.
+            self.pinged = false;
+            self.timer_at = now;
+            self.timer.set(sleep_until(due));
+        }
+        if due < self.timer_at || now >= self.timer_at {
+            self.timer_at = due;
+            self.timer.as_mut().reset(due);
+            if self.timer.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+
+    fn due(&self, pace: &Pace, now: Instant, retiring: bool) -> Instant {
+        let due = self
+            .silence
+            .due(&pace.limits())
+            .unwrap_or(self.ping_at)
+            .max(now + GRAIN);
+        if retiring {
+            due.min(now + RETIRING_LOOK)
+        } else {
+            due
+        }
+    }
+}
