@@ -203,3 +203,62 @@ async fn redis_own_connection_follows_an_address_that_changes_while_the_old_one_
         moved_while_the_old_one_lives(RedisConnector::new()).await;
     }
 }
+
+/// Who has left the name is not served from again: by now it may be any server, and its own waiters concern nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_that_thaws_after_it_left_its_name_serves_nobody() {
+    let Some(scene) = prepare(LinkConnector::new()).await else {
+        return;
+    };
+    scene.new.set(Mode::Refuse);
+    scene.servers[0].freeze();
+    let load = start(scene.client.clone(), RATE, SECOND * 9);
+    // The old link is dead, and a probe waits in the frozen server's accept queue.
+    let down = async || !scene.client.health().is_ready();
+    until("the circuit is open", SECOND * 2, down).await;
+    sleep(SECOND).await;
+    scene.finish_in_dns();
+    // Two answers a second apart, and a lookup every half second while it is down.
+    let before = scene.dns.lookups(NAME);
+    let asked = async || scene.dns.lookups(NAME) >= before + 5;
+    until("the old address is gone", SECOND * 5, asked).await;
+    scene.servers[0].thaw();
+    sleep(SECOND).await;
+    assert!(
+        !scene.client.health().is_ready(),
+        "{}",
+        scene.client.health()
+    );
+    let healed = Instant::now();
+    scene.new.set(Mode::Pass);
+    scene.client.wait_ready(SECOND).await.unwrap();
+    println!(
+        "FIGURE dns_moves: off a frozen server that thaws later, served {:?} after the new one",
+        healed.elapsed()
+    );
+    load.stop();
+    always(&load.finish().await);
+}
+
+/// The name's new server answers, if only that it will not serve us: that is no sign of life of the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_address_that_refuses_us_does_not_excuse_the_silence_of_the_old_one() {
+    let Some(scene) = prepare(LinkConnector::new()).await else {
+        return;
+    };
+    let words = ["CONFIG", "SET", "requirepass", "canary-other"];
+    assert_eq!(scene.servers[1].tell(&words).await.unwrap(), "+OK");
+    scene.finish_in_dns();
+    let tried = async || scene.new.accepts() > 0;
+    until("the new address is dialled", SECOND * 8, tried).await;
+    let running = start(scene.client.clone(), RATE, BEFORE + SECOND * 2);
+    sleep(BEFORE).await;
+    scene.old.set(Mode::Blackhole);
+    let onset = running.mark("old address black-holed");
+    let report = running.finish().await;
+    always(&report);
+    let refused = refused_within(&report, onset, ms(600), onset + SECOND * 2);
+    println!(
+        "FIGURE dns_moves, the new server refuses us: refused {refused:?} after the old one fell silent"
+    );
+}

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::baseline::Baseline;
 use common::*;
-use holdfast_lab::{RespFake, server_or_skip};
+use holdfast_lab::{Mode, Proxy, RespFake, server_or_skip};
 use redis_holdfast::dns::{Lookup, NoAddress, Resolution, Resolve};
 use redis_holdfast::telemetry::names;
 use redis_holdfast::{Builder, Client, Error, ErrorKind, HealthState, Phase, Request, redis};
@@ -153,6 +153,39 @@ async fn a_call_of_a_new_client_waits_for_the_first_connection_within_its_deadli
     assert!(calling.await.unwrap().is_err());
     server.thaw();
     client.wait_ready(ms(500)).await.unwrap();
+}
+
+/// Once a connection might have been made, calls are refused with what became of it, as long as it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_client_of_a_silent_server_refuses_calls_once_a_connection_has_taken_too_long() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let proxy = Proxy::start(server.addr()).await.unwrap();
+    for (mode, phase) in [
+        (Mode::Blackhole, Phase::Connect),
+        (Mode::Stall, Phase::Handshake),
+    ] {
+        proxy.set(mode);
+        let client = builder(&proxy.url()).build().unwrap();
+        // A second to connect, and a look every 20 ms.
+        sleep(SECOND + ms(20) + AT_ONCE).await;
+        for _ in 0..3 {
+            let (error, took) = first_error(&client).await;
+            assert_eq!(
+                (error.kind(), error.phase()),
+                (ErrorKind::ConnectionLost, phase),
+                "{mode:?}: {error}"
+            );
+            assert!(took <= GRACE, "{mode:?}: {took:?}");
+            sleep(ms(300)).await;
+        }
+        proxy.set(Mode::Pass);
+        let healed = healed(&client, ms(500)).await;
+        println!(
+            "FIGURE starting, {mode:?}: refused at once after the first second, served {healed:?} after the heal"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

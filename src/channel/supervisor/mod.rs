@@ -91,6 +91,7 @@ pub(crate) struct Supervisor<C: Dial> {
     /// The link was asked for a sign of life because the Sentinels doubt its server.
     nudged: bool,
     clocks: (Duration, Duration),
+    connect_timeout: Duration,
     next_tick: Instant,
 }
 
@@ -141,6 +142,7 @@ impl<C: Dial> Supervisor<C> {
             demoted: false,
             nudged: false,
             clocks: (config.stall_after(), config.detect_within()),
+            connect_timeout: config.connect_timeout(),
             next_tick,
         }
     }
@@ -184,6 +186,13 @@ impl<C: Dial> Supervisor<C> {
         self.held
             .as_ref()
             .is_some_and(|held| gone.contains(held.wire.address()))
+    }
+
+    /// Whether an answer from `address` is none of the server behind the silent link.
+    fn speaks_of_another(&self, address: &Address) -> bool {
+        self.held
+            .as_ref()
+            .is_some_and(|held| held.wire.address() != address)
     }
 
     // ── what happened ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,7 +252,11 @@ impl<C: Dial> Supervisor<C> {
 
     async fn on_sighting(&mut self, sighting: Sighting<C::Wire>, now: Instant) {
         match sighting {
-            Sighting::Failed { error, round_over } => {
+            Sighting::Failed {
+                address,
+                error,
+                round_over,
+            } => {
                 self.hub.metrics.dialled(Some(error.kind()));
                 if !std::mem::replace(&mut self.said_dial_failed, true) {
                     span::dial_failed(&self.hub.client, self.hub.endpoint(), &error);
@@ -266,10 +279,12 @@ impl<C: Dial> Supervisor<C> {
                     // replica which is none has others to go to.
                     self.probe = Probe::Silent;
                     self.demoted = true;
+                } else if self.speaks_of_another(&address) {
+                    // That says nothing of the link's.
                 } else if alive {
                     self.probe = Probe::Refused;
                 } else if round_over {
-                    self.probe = if is_hard(&error) {
+                    self.probe = if is_hard(&error, self.held.is_some()) {
                         Probe::Failed
                     } else {
                         Probe::Silent
@@ -394,7 +409,7 @@ impl<C: Dial> Supervisor<C> {
         } else if self.candidate.is_none() {
             self.probe_for(aim, sight, now);
         }
-        let probe = self.evidence(moved, now);
+        let probe = self.evidence(now);
         // The very first link is waited for until an attempt has failed.
         let gone_for = match (self.served_once, probe) {
             (false, Probe::Early) => Duration::ZERO,
@@ -418,27 +433,23 @@ impl<C: Dial> Supervisor<C> {
         self.tell_health(sight);
     }
 
-    /// What the probes have shown of the endpoint behind the serving link.
-    fn evidence(&mut self, moved: bool, now: Instant) -> Probe {
-        let waited = self
-            .prober
-            .age(now)
-            .is_some_and(|age| age >= self.patience.probe_time());
-        if self.probe == Probe::Early && waited && (self.served_once || self.held.is_some()) {
+    /// What the probes have shown so far.
+    fn evidence(&mut self, now: Instant) -> Probe {
+        // The very first link is waited for as long as a connection may take: then the first attempt has failed, whatever became of it.
+        let is_first = !self.served_once && self.held.is_none();
+        let long = if is_first {
+            self.connect_timeout
+        } else {
+            self.patience.probe_time()
+        };
+        if self.probe == Probe::Early && self.prober.age(now).is_some_and(|age| age >= long) {
             self.probe = Probe::Silent;
             self.hub.metrics.probed(ProbeOutcome::Silent);
-        }
-        match self.probe {
-            // Who refused is at the name's new address: that says nothing of the old one, which still serves.
-            Probe::Failed if moved && self.held.is_some() => {
-                if waited {
-                    Probe::Silent
-                } else {
-                    Probe::Early
-                }
+            if is_first {
+                self.trouble.get_or_insert_with(|| self.prober.silence());
             }
-            probe => probe,
         }
+        self.probe
     }
 
     fn probe_for(&mut self, aim: Aim, sight: Sight, now: Instant) {
@@ -566,8 +577,9 @@ impl<C: Dial> Drop for Supervisor<C> {
     }
 }
 
-/// Evidence that nobody is there, as opposed to no evidence that somebody is, or to trouble of our own (no descriptors left).
-fn is_hard(error: &Error) -> bool {
+/// Evidence that nobody is there, as opposed to no evidence that somebody is, or to trouble of our own (no descriptors left). `held`: a link is, and a
+/// connection that was accepted and closed again may be the word of a proxy that takes no new ones just now.
+fn is_hard(error: &Error, held: bool) -> bool {
     use std::io::ErrorKind as Io;
     match error.phase() {
         Phase::Connect => matches!(
@@ -579,7 +591,7 @@ fn is_hard(error: &Error) -> bool {
                     | Io::NetworkUnreachable
             )
         ),
-        _ => error.kind() == ErrorKind::ConnectionLost,
+        _ => !held && error.kind() == ErrorKind::ConnectionLost,
     }
 }
 

@@ -16,7 +16,9 @@ use super::{
     connect::{Attempt, Dial, Stage},
     scout::{self, Leave, Scout, Scouts},
 };
-use crate::{Error, ErrorKind, backoff::Backoff, config::BreakerPolicy, net::address::Address};
+use crate::{
+    Error, ErrorKind, Phase, backoff::Backoff, config::BreakerPolicy, net::address::Address,
+};
 
 /// Between the first tries of two addresses of one name (RFC 8305, connection attempt delay).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -42,7 +44,11 @@ pub(crate) enum Sighting<W> {
     /// It answered a normal command.
     Served(W),
     /// It did not. `round_over`: no address is left that could still answer.
-    Failed { error: Error, round_over: bool },
+    Failed {
+        address: Address,
+        error: Error,
+        round_over: bool,
+    },
 }
 
 pub(crate) struct Prober<C: Dial> {
@@ -94,14 +100,22 @@ impl<C: Dial> Prober<C> {
         }
     }
 
-    /// Probes `targets` from `at` on, for ever. Attempts under way go on; where it probes already, `at` only brings the next one forward
-    /// if a target is new.
+    /// Probes `targets` from `at` on, for ever. Attempts at them that are under way go on, those at other addresses are given up: they would verify
+    /// what nobody wants. Where it probes already, `at` only brings the next one forward if a target is new.
     pub(crate) fn aim(&mut self, targets: Vec<Address>, haste: Haste, at: Instant) {
         let news = targets.iter().any(|target| !self.targets.contains(target));
         if self.next.is_none() || news {
             self.round = targets.iter().cloned().collect();
             self.next = Some(at);
         }
+        self.live.retain(|live| {
+            let is_wanted = targets.contains(&live.address);
+            if !is_wanted {
+                live.handle.abort();
+            }
+            is_wanted
+        });
+        self.round.retain(|address| targets.contains(address));
         self.haste = haste;
         self.targets = targets;
     }
@@ -147,6 +161,16 @@ impl<C: Dial> Prober<C> {
         self.first.map(|first| now.saturating_duration_since(first))
     }
 
+    /// What the attempts that are out have come to so far.
+    pub(crate) fn silence(&self) -> Error {
+        let (phase, detail) = if self.live.iter().any(|live| live.stage.is_established()) {
+            (Phase::Handshake, "server silent")
+        } else {
+            (Phase::Connect, "server did not accept the connection")
+        };
+        Error::new(ErrorKind::ConnectionLost, phase, detail)
+    }
+
     /// The next sighting. Cancel safe: attempts go on between calls.
     pub(crate) async fn next(&mut self) -> Sighting<C::Wire> {
         loop {
@@ -167,7 +191,8 @@ impl<C: Dial> Prober<C> {
 
     fn landed(&mut self, number: u64, result: Result<C::Wire, Error>) -> Option<Sighting<C::Wire>> {
         let place = self.live.iter().position(|live| live.number == number)?;
-        if let Some(scout) = self.live.swap_remove(place).scout {
+        let Live { address, scout, .. } = self.live.swap_remove(place);
+        if let Some(scout) = scout {
             scout.answered(Instant::now());
         }
         match result {
@@ -182,7 +207,11 @@ impl<C: Dial> Prober<C> {
                     self.next = Some(now);
                 }
                 let round_over = self.round.is_empty() && self.live.is_empty();
-                Some(Sighting::Failed { error, round_over })
+                Some(Sighting::Failed {
+                    address,
+                    error,
+                    round_over,
+                })
             }
         }
     }

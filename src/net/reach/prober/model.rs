@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use tokio::{
     runtime::Handle,
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{Haste, Prober, RENEW_ESTABLISHED, STAGGER, SYNS, Sighting};
@@ -200,6 +200,32 @@ async fn endure(outage: Outage, lasts: Duration, places: u8, policy: &BreakerPol
         most_out: network.most_out.load(Ordering::Relaxed),
         recovery,
     }
+}
+
+/// An attempt waits in a frozen server's accept queue while the name moves: what that server says when it thaws concerns nobody any more.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_probed_no_more_verifies_nothing() {
+    let network = Network {
+        outage: Outage::Frozen,
+        heals: Instant::now() + Duration::from_secs(5),
+        dials: Arc::default(),
+        out: Arc::default(),
+        most_out: Arc::default(),
+    };
+    let mut prober = Prober::new(network.clone(), template(), &BreakerPolicy::default());
+    let second = Duration::from_secs(1);
+    prober.aim(vec![address(0)], Haste::Urgent, Instant::now());
+    assert!(timeout(second, prober.next()).await.is_err(), "frozen");
+    prober.aim(vec![address(1)], Haste::Urgent, Instant::now());
+    let until = Instant::now() + second * 6;
+    let mut served = 0;
+    while let Ok(sighting) = timeout_at(until, prober.next()).await {
+        if let Sighting::Served(Connection(at)) = sighting {
+            assert_eq!(at, address(1));
+            served += 1;
+        }
+    }
+    assert!(served > 0);
 }
 
 fn outage() -> impl Strategy<Value = (Outage, Duration)> {
