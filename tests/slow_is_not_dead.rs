@@ -31,6 +31,7 @@ const CALM: Duration = SECOND;
 
 struct Pair {
     row: String,
+    patience: Duration,
     ours: Client,
     bare: MultiplexedConnection,
     downs: Arc<AtomicUsize>,
@@ -54,15 +55,16 @@ struct Score {
 
 impl Pair {
     /// `row` names the client, for its metrics and the figure.
-    async fn connect(row: &str, ours: &str, bare: &str) -> Self {
+    async fn connect(row: &str, patience: Duration, ours: &str, bare: &str) -> Self {
         watch();
         let row = row.replace([' ', '/'], "_");
         let ours = Client::builder(ours).unwrap().name(row.as_str());
-        let ours = ours.call_timeout(PATIENCE).build().unwrap();
+        let ours = ours.call_timeout(patience);
+        let ours = ours.detect_within(patience.max(SECOND)).build().unwrap();
         ours.wait_ready(SECOND * 5).await.unwrap();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(SECOND * 5))
-            .set_response_timeout(Some(PATIENCE));
+            .set_response_timeout(Some(patience));
         let bare = redis::Client::open(bare).unwrap();
         let bare = bare.get_multiplexed_async_connection_with_config(&config);
         let bare = bare.await.unwrap();
@@ -75,6 +77,7 @@ impl Pair {
         });
         Self {
             row,
+            patience,
             ours,
             bare,
             downs,
@@ -85,7 +88,8 @@ impl Pair {
     /// Both loads are due at the same instants, but for the time it takes to start the second one.
     fn start(&self, span: Duration) -> [Running; 2] {
         let (ours, bare) = (self.ours.clone(), self.bare.clone());
-        let load = Load::new(RATE_EACH).duration(span).deadline(PATIENCE);
+        let load = Load::new(RATE_EACH).duration(span);
+        let load = load.deadline(self.patience);
         [
             load.start(move |op| call(ours.clone(), op)),
             load.start(move |op| call(bare.clone(), op)),
@@ -165,8 +169,9 @@ impl Stage {
         Some(Self { server, doors })
     }
 
-    async fn pair(&self, row: &str) -> Pair {
-        Pair::connect(row, &self.doors[0].url(), &self.doors[1].url()).await
+    async fn pair(&self, row: &str, patience: Duration) -> Pair {
+        let [ours, bare] = self.doors.each_ref().map(Proxy::url);
+        Pair::connect(row, patience, &ours, &bare).await
     }
 
     fn set(&self, mode: Mode) {
@@ -178,10 +183,20 @@ impl Stage {
 
 /// Both under load while `trouble` is made, which takes about `long`.
 async fn compare(row: &str, long: Duration, trouble: impl AsyncFnOnce(&Stage, &Pair)) {
+    compare_with(PATIENCE, row, long, trouble).await;
+}
+
+/// The same, of callers who wait this long.
+async fn compare_with(
+    patience: Duration,
+    row: &str,
+    long: Duration,
+    trouble: impl AsyncFnOnce(&Stage, &Pair),
+) {
     let Some(stage) = Stage::set_up().await else {
         return;
     };
-    let pair = stage.pair(row).await;
+    let pair = stage.pair(row, patience).await;
     let loads = pair.start(CALM + long + CALM);
     sleep(CALM).await;
     trouble(&stage, &pair).await;
@@ -202,6 +217,16 @@ async fn tell(server: &Server, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_pauses_writes_for_3_s_is_not_dead() {
     compare("PAUSE WRITE 3 s", SECOND * 3, async |stage, _| {
+        tell(&stage.server, &["CLIENT", "PAUSE", "3000", "WRITE"]).await;
+    })
+    .await;
+}
+
+/// One link after the other is benched, and what the server holds back on each of them is served in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_pauses_writes_for_3_s_fails_nobody_who_waits_for_5_s() {
+    let row = "PAUSE WRITE 3 s waited for";
+    compare_with(SECOND * 5, row, SECOND * 3, async |stage, _| {
         tell(&stage.server, &["CLIENT", "PAUSE", "3000", "WRITE"]).await;
     })
     .await;
@@ -251,6 +276,20 @@ async fn a_network_that_stalls_for_200_ms_again_and_again_is_not_dead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_stalls_for_400_ms_again_and_again_is_not_dead() {
     stalls("stalls of 400 ms", ms(400)).await;
+}
+
+/// A proxy whose server is slow may take no new connections meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_stalls_for_300_ms_and_resets_new_connections_is_not_dead() {
+    compare("stall 300 ms new ones reset", SECOND, async |stage, _| {
+        for door in &stage.doors {
+            door.set(Mode::Stall);
+            door.set_for_new(Mode::Reset);
+        }
+        sleep(ms(300)).await;
+        stage.set(Mode::Pass);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -307,7 +346,7 @@ impl Elsewhere {
     async fn run(test: &str, row: &str, hungry: bool) -> Option<Self> {
         if let Ok(addresses) = std::env::var(ADDRESSES) {
             let (ours, bare) = addresses.split_once(' ').unwrap();
-            let pair = Pair::connect(row, ours, bare).await;
+            let pair = Pair::connect(row, PATIENCE, ours, bare).await;
             if hungry {
                 // Takes all that it is given, to the end of this process: a quota that is not used up throttles nobody.
                 std::thread::spawn(|| {

@@ -16,7 +16,7 @@ use crate::{
         address::Address,
         dns::default_resolver,
         link::{
-            LinkState, Pace,
+            LinkId, LinkState, Pace,
             handshake::{Introduction, Peer},
             mailbox::Retire,
         },
@@ -127,6 +127,11 @@ impl<W: Wire> Retired<W> {
 
     pub(super) fn is_over(&self) -> bool {
         matches!(*self.states.borrow(), LinkState::Dead { .. })
+    }
+
+    /// Whether it is the link `id`, and has not ended.
+    pub(super) fn lives(&self, id: LinkId) -> bool {
+        self.wire.origin().id == id && !self.is_over()
     }
 
     /// Why it ended.

@@ -36,14 +36,19 @@ impl Purse {
 
     /// Pays for one call that follows from `link`, if it can.
     pub(super) fn pays(&mut self, link: LinkId, now: Instant) -> bool {
-        match self.batch {
-            Some((of, _)) if of == link => true,
-            Some((_, at)) if now.saturating_duration_since(at) < APART => self.budget.pay(now),
-            _ => {
-                self.batch = Some((link, now));
-                true
-            }
+        if !self.has_batch(link, now) {
+            return self.budget.pay(now);
         }
+        if self.batch.is_none_or(|(of, _)| of != link) {
+            self.batch = Some((link, now));
+        }
+        true
+    }
+
+    /// Whether all who waited for `link` may follow without a price.
+    pub(super) fn has_batch(&self, link: LinkId, now: Instant) -> bool {
+        self.batch
+            .is_none_or(|(of, at)| of == link || now.saturating_duration_since(at) >= APART)
     }
 }
 
@@ -61,7 +66,10 @@ mod tests {
                 .filter(|_| purse.pays(LinkId::of(link), at))
                 .count() as u64
         };
+        let other = LinkId::of(2);
+        assert!(purse.has_batch(other, now));
         assert_eq!(paid(&mut purse, 1, now), 1000, "the batch");
+        assert!(purse.has_batch(LinkId::of(1), now) && !purse.has_batch(other, now));
         assert_eq!(paid(&mut purse, 2, now), 1, "the floor");
         assert_eq!(
             paid(&mut purse, 1, now + APART / 2),

@@ -4,9 +4,12 @@
 //! calls; what cannot be fenced is waited for; a connection is dropped only where another serves. Leaves the decision to
 //! [`verdict`](crate::channel::verdict), the words to the server to [`fence`](crate::channel::fence). Cannot fail.
 
-use std::sync::atomic::Ordering;
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+};
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{GRACE, HOLD, Supervisor};
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
         labels::{self, FenceOutcome, ProbeOutcome, Transition},
         span,
     },
+    topology::Map,
 };
 
 /// Old connections remembered for a fence.
@@ -62,7 +66,8 @@ impl<C: Dial> Supervisor<C> {
         } else {
             ProbeOutcome::Moved
         });
-        if decision == Adopt::Discard || !self.may_close(now) {
+        let rests = self.hub.breaker().rest_until();
+        if decision == Adopt::Discard || rests.is_some_and(|until| now < until) {
             self.look_again(now);
             return;
         }
@@ -72,10 +77,18 @@ impl<C: Dial> Supervisor<C> {
             // Those whom the fence cuts off follow to the new link: they are not to find an open circuit.
             self.hub.gate.set(Gate::Waiting);
         }
-        let (fenced, fence) = self.fence_off(&wire, silent).await;
+        let turn = turned(self.maps.clone(), self.term);
+        let (fenced, fence) = tokio::select! {
+            biased;
+            // Another server is meant by now: this one is not to be handed a byte, and the old link not one more.
+            () = turn => (Vec::new(), Some(Fence::Silent)),
+            fences = self.fence_off(&wire, silent) => fences,
+        };
         let is_dead = matches!(*wire.watch().borrow(), LinkState::Dead { .. });
+        let is_foreign = self.maps.borrow().term != self.term || self.is_foreign(wire.address());
         // Silent itself, it is no better than the old one; and what it were handed could overtake what the old one still holds.
-        if is_dead || (decision == Adopt::Swap && fence == Some(Fence::Silent)) {
+        let is_silent = decision == Adopt::Swap && fence == Some(Fence::Silent);
+        if is_dead || is_foreign || is_silent || !self.may_close(Instant::now()) {
             self.held = old;
             if self.is_down {
                 self.say_down();
@@ -118,13 +131,16 @@ impl<C: Dial> Supervisor<C> {
         self.hub.metrics.swapped();
         let outcome = fence.map_or(FenceOutcome::Failed, outcome);
         span::link_swapped(&self.hub.client, self.hub.endpoint(), outcome);
-        let known = old.wire.origin().greeting.identity.is_some();
+        let origin = old.wire.origin();
+        let follows = origin.greeting.identity.is_some()
+            && self.hub.purse().has_batch(origin.id, Instant::now());
         let order = match fence {
             Some(Fence::Up) => {
                 Retire::Abort(self.lost("connection replaced and fenced: executed before or never"))
             }
-            // Its reads may follow to the same server, and only a server that says who it is is known to be the same.
-            _ if known => Retire::Bench,
+            // Its reads may follow to the same server, and only a server that says who it is is known to be the same. Where they could not be sent
+            // again they stay, for this link may speak after all.
+            _ if follows => Retire::Bench,
             _ => Retire::Drain,
         };
         if fence != Some(Fence::Up) {
@@ -180,7 +196,9 @@ impl<C: Dial> Supervisor<C> {
                 // Not waited for again, and still in front of every call that this link will be handed.
                 send_kill(wire, old);
             } else if !old.fenced {
-                let result = fence(wire, old, false).await;
+                // One that still waits for its replies may be held by the server itself.
+                let lives = self.retired.iter().any(|retired| retired.lives(old.id));
+                let result = fence(wire, old, lives).await;
                 self.count_fence(result);
                 old.fenced = result == Fence::Up;
                 if result == Fence::Silent {
@@ -235,10 +253,19 @@ impl<C: Dial> Supervisor<C> {
     /// A connection that was verified while the link is silent: the link gets a moment to speak after all.
     pub(super) fn consider(&mut self, wire: C::Wire, now: Instant) {
         self.prober.rest();
+        // Who was slow to answer was no silent server.
+        self.probe = Probe::Early;
         self.candidate = Some(Candidate {
             wire,
             confirm_at: now + GRACE,
         });
+    }
+}
+
+/// Waits until another server is meant than the one of this term.
+async fn turned(mut maps: watch::Receiver<Arc<Map>>, term: u64) {
+    if maps.wait_for(|map| map.term != term).await.is_err() {
+        pending::<()>().await;
     }
 }
 
