@@ -46,7 +46,7 @@ pub(crate) struct Node {
     /// Addresses to dial now, in order of preference. Empty only while none was ever known.
     pub(crate) addresses: Arc<[Address]>,
     /// Addresses whose links must be replaced and drained: they left the name (absent from two positive answers), and the name
-    /// does not rotate.
+    /// does not rotate, or has not named them for long.
     pub(crate) gone: Arc<[Address]>,
     /// Why `addresses` is empty or out of date: the last failed lookup, if the last lookup failed.
     pub(crate) trouble: Option<Error>,

@@ -2,8 +2,9 @@
 //!
 //! Owns [`Members`], fed with positive answers and the instants at which their lookups *started*.
 //! Promises: an address is gone only when two answers at least [`CONFIRM`] apart lack it, and one answer more for each address that
-//! left of late; a name that hands out its addresses in turns hardly loses any; at most [`MOST`] of each are remembered. Leaves failed lookups to [`policy`](super::policy), which does not
-//! tell of them: so nothing is ever lost by one. Pure: time is an argument. Cannot fail.
+//! left of late; a name that hands out its addresses in turns hardly loses any; one that did so once, and says the same for [`STEADY`]
+//! now, loses the rest; what is gone stays gone until it is named again; at most [`MOST`] of each are remembered. Leaves failed lookups
+//! to [`policy`](super::policy), which does not tell of them: so nothing is ever lost by one. Pure: time is an argument. Cannot fail.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -18,7 +19,10 @@ pub(super) struct Members {
     past: Vec<Past>,
     /// How many answers in a row had nothing in common with the one before.
     strangers: u32,
-    rotating_until: Option<Instant>,
+    /// How many answers in a row named the same addresses, and the first of them.
+    alike: u32,
+    alike_since: Option<Instant>,
+    rotating: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,24 +42,29 @@ impl Members {
             current: Vec::new(),
             past: Vec::new(),
             strangers: 0,
-            rotating_until: None,
+            alike: 0,
+            alike_since: None,
+            rotating: false,
         }
     }
 
     /// A positive answer, of a lookup that started at `at`. Never empty.
     pub(super) fn answered(&mut self, mut answer: Vec<IpAddr>, at: Instant) {
         answer.truncate(MOST);
-        self.forget(at);
         self.notice_rotation(&answer, at);
+        self.notice_rest(&answer, at);
 
         self.past.retain(|past| !answer.contains(&past.address));
         let (kept, left): (Vec<_>, Vec<_>) =
             self.current.iter().partition(|ip| answer.contains(ip));
         // A server moves once; what goes on moving is more likely to be a rotation whose first turn is not over.
-        let patience = 2 + self.gone().len().min(MOST_PATIENCE);
+        let moves = self.past.iter().filter(|past| past.gone);
+        let moves = moves.filter(|past| past.is_recent(at, self.memory));
+        let patience = 2 + moves.count().min(MOST_PATIENCE);
         for past in &mut self.past {
             past.miss(at);
-            past.gone = self.rotating_until.is_none() && (past.gone || past.missed >= patience);
+            let has_left = past.gone || past.missed >= patience;
+            past.gone = has_left && !(self.rotating && past.is_recent(at, self.memory));
         }
         let left = left.into_iter().map(|address| Past {
             address,
@@ -71,21 +80,27 @@ impl Members {
         self.current.append(&mut answer);
     }
 
-    fn forget(&mut self, at: Instant) {
-        let memory = self.memory;
-        self.past
-            .retain(|past| at.saturating_duration_since(past.absent_since) < memory);
-        self.rotating_until = self.rotating_until.filter(|until| at < *until);
-    }
-
-    /// Two signs: an address that came back, and answers that change altogether twice running. A server that moved does neither.
+    /// Two signs: an address that came back of late, and answers that change altogether twice running. A server that moved does neither.
     fn notice_rotation(&mut self, answer: &[IpAddr], at: Instant) {
-        let returned = self.past.iter().any(|past| answer.contains(&past.address));
+        let returned = self
+            .past
+            .iter()
+            .any(|past| past.is_recent(at, self.memory) && answer.contains(&past.address));
         let stranger =
             !self.current.is_empty() && !self.current.iter().any(|ip| answer.contains(ip));
         self.strangers = if stranger { self.strangers + 1 } else { 0 };
-        if returned || self.strangers >= 2 {
-            self.rotating_until = Some(at + self.memory);
+        self.rotating |= returned || self.strangers >= 2;
+    }
+
+    /// A server that moved may show them as well, where caches disagree or where it moved back. But then the answers come to rest.
+    fn notice_rest(&mut self, answer: &[IpAddr], at: Instant) {
+        let same = answer.iter().all(|ip| self.current.contains(ip))
+            && self.current.iter().all(|ip| answer.contains(ip));
+        let since = self.alike_since.filter(|_| same).unwrap_or(at);
+        let before = if same { self.alike } else { 0 };
+        (self.alike, self.alike_since) = (before.saturating_add(1), Some(since));
+        if self.alike >= STEADY_ANSWERS && at.saturating_duration_since(since) >= STEADY {
+            self.rotating = false;
         }
     }
 
@@ -110,7 +125,7 @@ impl Members {
     }
 
     pub(super) fn is_rotating(&self) -> bool {
-        self.rotating_until.is_some()
+        self.rotating
     }
 
     /// When to ask again to learn whether an absence lasts.
@@ -122,6 +137,11 @@ impl Members {
 }
 
 impl Past {
+    /// It left so lately that its return would be a sign of rotation.
+    fn is_recent(&self, at: Instant, memory: Duration) -> bool {
+        at.saturating_duration_since(self.absent_since) < memory
+    }
+
     fn miss(&mut self, at: Instant) {
         if at.saturating_duration_since(self.last_missed) >= CONFIRM {
             self.missed += 1;
@@ -132,6 +152,12 @@ impl Past {
 
 /// An answer that lacks an address must be borne out by one that was asked for so much later.
 const CONFIRM: Duration = Duration::from_secs(1);
+
+/// So many answers that say the same, over so long, are no rotation's. Caches that disagree after a move are of one mind by then, and a
+/// rotation that is steady by chance costs a link one swap a minute at most. Longer, and who moved back is written to that much longer
+/// where it was.
+const STEADY: Duration = Duration::from_secs(60);
+const STEADY_ANSWERS: u32 = 3;
 
 /// However much moves, five answers are proof.
 const MOST_PATIENCE: usize = 3;
@@ -231,17 +257,95 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_that_ended_is_forgotten() {
+    fn a_move_that_wavers_once_is_a_rotation_until_answers_are_steady_for_a_minute() {
         table(&[
             (0, &[1], &[1], &[]),
             (5_000, &[2], &[2], &[]),
+            // A cache that has not heard of it yet.
             (6_000, &[1], &[1, 2], &[]),
-            // Ten minutes after it was marked: back to plain rules, and what left long ago is not even remembered.
-            (606_000, &[1], &[1], &[]),
-            (700_000, &[3], &[3], &[]),
-            (701_000, &[3], &[3], &[1]),
-            (1_400_000, &[3], &[3], &[]),
+            (11_000, &[2], &[2, 1], &[]),
+            (41_000, &[2], &[2, 1], &[]),
+            (70_999, &[2], &[2, 1], &[]),
+            (71_000, &[2], &[2], &[1]),
+            (700_000, &[2], &[2], &[1]),
         ]);
+    }
+
+    #[test]
+    fn a_server_that_fails_back_leaves_its_other_address_within_a_minute() {
+        table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[2], &[2], &[1]),
+            (300_000, &[1], &[1, 2], &[]),
+            (330_000, &[1], &[1, 2], &[]),
+            (360_000, &[1], &[1], &[2]),
+        ]);
+    }
+
+    #[test]
+    fn two_answers_are_not_steady_however_far_apart() {
+        let members = table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[1], &[1, 2], &[]),
+            (300_000, &[1], &[1, 2], &[]),
+            (301_000, &[1], &[1], &[2]),
+        ]);
+        assert!(!members.is_rotating());
+    }
+
+    #[test]
+    fn another_order_is_as_steady_and_another_set_starts_over() {
+        table(&[
+            (0, &[1, 2], &[1, 2], &[]),
+            (5_000, &[3], &[3], &[]),
+            (6_000, &[1, 2], &[1, 2, 3], &[]),
+            (36_000, &[2, 1], &[1, 2, 3], &[]),
+            (65_000, &[1], &[1, 2, 3], &[]),
+            (66_000, &[1, 2], &[1, 2, 3], &[]),
+            (96_000, &[2, 1], &[1, 2, 3], &[]),
+            (126_000, &[1, 2], &[1, 2], &[3]),
+        ]);
+    }
+
+    #[test]
+    fn what_is_gone_stays_gone_however_long_ago_it_left() {
+        table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[2], &[2], &[1]),
+            (700_000, &[2], &[2], &[1]),
+            // It tells nothing of how things are today: two answers are proof again.
+            (800_000, &[3], &[3], &[1]),
+            (801_000, &[3], &[3], &[2, 1]),
+            // Nor is it dialled because another one came back.
+            (900_000, &[2], &[2, 3], &[1]),
+        ]);
+    }
+
+    #[test]
+    fn an_address_that_returns_after_long_is_a_server_that_moves() {
+        let members = table(&[
+            (0, &[1], &[1], &[]),
+            (5_000, &[2], &[2], &[]),
+            (6_000, &[2], &[2], &[1]),
+            (700_000, &[1], &[1], &[]),
+            (701_000, &[1], &[1], &[2]),
+        ]);
+        assert!(!members.is_rotating());
+    }
+
+    #[test]
+    fn an_address_that_a_rotation_has_not_named_for_ten_minutes_is_gone() {
+        let mut rows: Vec<Row<'_>> = vec![(0, &[1], &[1], &[]), (5_000, &[2], &[2], &[])];
+        rows.extend([
+            (10_000, &[3][..], &[3, 2, 1][..], &[][..]),
+            (300_000, &[2], &[2, 3, 1], &[]),
+            (604_999, &[3], &[3, 2, 1], &[]),
+            (605_000, &[2], &[2, 3], &[1]),
+        ]);
+        assert!(table(&rows).is_rotating());
     }
 
     #[test]

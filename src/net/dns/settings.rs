@@ -135,8 +135,10 @@ impl DnsPolicy {
         self
     }
 
-    /// How long an address that left the name is remembered: one that returns within it marks the name as rotating, and links to
-    /// any of its recent addresses are left alone. Default 10 min; legal from 1 min to 24 h.
+    /// How long the return of an address that left the name is a sign of rotation. Default 10 min; legal from 1 min to 24 h.
+    ///
+    /// While a name rotates, links to its recent addresses are left alone. It does so no longer when its answers have been the same for
+    /// a minute, three at least: the others are gone then. So is, while it rotates, an address that was not named for this long.
     #[must_use]
     pub fn rotation_memory(mut self, memory: Duration) -> Self {
         self.rotation_memory = memory;
