@@ -26,7 +26,7 @@ use crate::{
         labels,
         metrics::{LinkCount, Metrics},
     },
-    topology::{Topology, fixed::Fixed, named::Named, sentinel::Sentinel},
+    topology::{Node, Topology, fixed::Fixed, named::Named, sentinel::Sentinel},
 };
 
 /// An attempt that was accepted but never answered ends after this long, whatever the prober does.
@@ -159,8 +159,18 @@ impl<W: Wire> Retired<W> {
     }
 }
 
-/// The order in which to dial: the last good address first, then the families in turn (RFC 8305).
-pub(super) fn interleave(addresses: &[Address], last_good: Option<&Address>) -> Vec<Address> {
+/// The order in which to dial: those that the newest answer names before the others, and of each the last good address first, then the
+/// families in turn.
+pub(super) fn dial_order(node: &Node, last_good: Option<&Address>) -> Vec<Address> {
+    let named = node.addresses.len().saturating_sub(node.former);
+    let (named, former) = node.addresses.split_at(named);
+    let mut order = interleave(named, last_good);
+    order.extend(interleave(former, last_good));
+    order
+}
+
+/// The last good address first, then the families in turn (RFC 8305).
+fn interleave(addresses: &[Address], last_good: Option<&Address>) -> Vec<Address> {
     let is_v6 = |address: &Address| matches!(address, Address::Tcp(addr) if addr.is_ipv6());
     let first = addresses
         .iter()
@@ -272,5 +282,25 @@ mod tests {
         let absent = address("10.9.9.9:1");
         assert_eq!(interleave(&[a.clone(), b.clone()], Some(&absent)), [a, b]);
         assert_eq!(interleave(&[], Some(&absent)), []);
+    }
+
+    #[test]
+    fn what_the_newest_answer_does_not_name_comes_last_though_it_was_good() {
+        let address = |text: &str| Address::Tcp(text.parse().expect("an address"));
+        let all = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1", "[::1]:1"].map(address);
+        let [a, b, c, d] = all.clone();
+        let mut node = Node {
+            addresses: all.into(),
+            former: 2,
+            ..Node::unknown()
+        };
+        let expected = [a.clone(), b.clone(), d.clone(), c.clone()];
+        assert_eq!(dial_order(&node, Some(&d)), expected);
+        assert_eq!(
+            dial_order(&node, Some(&b)),
+            [b.clone(), a.clone(), c.clone(), d.clone()]
+        );
+        node.former = 0;
+        assert_eq!(dial_order(&node, Some(&d)), [d, a, b, c]);
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Replica {
 pub(crate) struct Node {
     /// Addresses to dial now, in order of preference. Empty only while none was ever known.
     pub(crate) addresses: Arc<[Address]>,
+    /// How many of them, at the end, are dialled only after the others: the newest answer does not name them.
+    pub(crate) former: usize,
     /// Addresses whose links must be replaced and drained: they left the name (absent from two positive answers), and the name
     /// does not rotate, or has not named them for long.
     pub(crate) gone: Arc<[Address]>,
@@ -57,6 +59,7 @@ impl Node {
     pub(crate) fn unknown() -> Self {
         Self {
             addresses: [].into(),
+            former: 0,
             gone: [].into(),
             trouble: None,
         }

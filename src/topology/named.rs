@@ -83,6 +83,7 @@ pub(super) fn node(endpoint: &Arc<str>, port: u16, found: Found) -> Node {
     let trouble = |words| Error::new(ErrorKind::Dns, Phase::Dns, words).at(endpoint);
     Node {
         addresses: found.addresses.into_iter().map(at_port).collect(),
+        former: found.former,
         gone: found.gone.into_iter().map(at_port).collect(),
         trouble: found.trouble.map(trouble),
     }

@@ -22,7 +22,7 @@ use super::{
     Hub, Sources,
     fence::Fallen,
     gate::{Gate, Serving},
-    keep::{Candidate, Held, Retired, interleave, template, topology},
+    keep::{Candidate, Held, Retired, dial_order, template, topology},
     patience::{Patience, Ration},
     verdict::{Aim, Probe, Sight, aim, refuse},
 };
@@ -533,10 +533,9 @@ impl<C: Dial> Supervisor<C> {
         match (aim, &self.held) {
             (Aim::Nowhere, _) => Vec::new(),
             (Aim::Same, Some(held)) => vec![held.wire.address().clone()],
-            (Aim::Same | Aim::Everywhere, _) => interleave(
-                &self.maps.borrow().primary.addresses,
-                self.last_good.as_ref(),
-            ),
+            (Aim::Same | Aim::Everywhere, _) => {
+                dial_order(&self.maps.borrow().primary, self.last_good.as_ref())
+            }
         }
     }
 

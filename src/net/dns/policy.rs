@@ -28,6 +28,8 @@ pub(crate) enum Pace {
 pub(crate) struct Found {
     /// Addresses to dial, best first. Empty only if there never was one.
     pub(crate) addresses: Vec<IpAddr>,
+    /// How many of them, at the end, the newest answer does not name.
+    pub(crate) former: usize,
     /// Addresses that have left the name for good.
     pub(crate) gone: Vec<IpAddr>,
     /// Why the last lookup brought nothing, if it did not.
@@ -188,8 +190,10 @@ impl Policy {
 
     /// What is believed now.
     pub(super) fn found(&self) -> Found {
+        let addresses = self.members.addresses(self.trouble.is_none());
         Found {
-            addresses: self.members.addresses(self.trouble.is_none()),
+            former: addresses.len() - self.members.last().len(),
+            addresses,
             gone: self.members.gone(),
             trouble: self.trouble.clone(),
         }
@@ -484,8 +488,10 @@ mod tests {
         let mut scene = Scene::new();
         scene.hear(positive(&[1]));
         scene.hear(positive(&[2]));
+        assert_eq!(scene.policy.found().former, 0);
         scene.hear(silence());
         assert_eq!(scene.addresses(), [ip(2), ip(1)]);
+        assert_eq!(scene.policy.found().former, 1);
         assert!(
             scene.wait().is_some_and(|wait| wait >= 800),
             "and backs off all the same"

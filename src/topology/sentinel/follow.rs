@@ -347,6 +347,7 @@ impl Follow {
                 && map.doubted == doubted
                 && map.replicas == replicas
                 && map.primary.addresses == primary.addresses
+                && map.primary.former == primary.former
                 && map.primary.gone == primary.gone
                 && was == is;
             if same {
