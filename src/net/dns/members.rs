@@ -10,11 +10,15 @@ use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
+use super::Families;
+
 #[derive(Debug)]
 pub(super) struct Members {
     memory: Duration,
     /// The last positive answer: those already known in their old order, then the new.
     current: Vec<IpAddr>,
+    /// The families that it told of.
+    heard: Families,
     /// Not in the last positive answer, the latest to leave first.
     past: Vec<Past>,
     /// How many answers in a row had nothing in common with the one before.
@@ -40,6 +44,7 @@ impl Members {
         Self {
             memory,
             current: Vec::new(),
+            heard: Families::Both,
             past: Vec::new(),
             strangers: 0,
             alike: 0,
@@ -48,9 +53,11 @@ impl Members {
         }
     }
 
-    /// A positive answer, of a lookup that started at `at`. Never empty.
-    pub(super) fn answered(&mut self, mut answer: Vec<IpAddr>, at: Instant) {
+    /// A positive answer, of a lookup that started at `at`. Never empty. A family that was not `heard` has in it what it had, and
+    /// proves no absence.
+    pub(super) fn answered(&mut self, mut answer: Vec<IpAddr>, heard: Families, at: Instant) {
         answer.truncate(MOST);
+        self.heard = heard;
         self.notice_rotation(&answer, at);
         self.notice_rest(&answer, at);
 
@@ -62,7 +69,9 @@ impl Members {
         let moves = moves.filter(|past| past.is_recent(at, self.memory));
         let patience = 2 + moves.count().min(MOST_PATIENCE);
         for past in &mut self.past {
-            past.miss(at);
+            if heard.has(past.address) {
+                past.miss(at);
+            }
             let has_left = past.gone || past.missed >= patience;
             past.gone = has_left && !(self.rotating && past.is_recent(at, self.memory));
         }
@@ -128,9 +137,10 @@ impl Members {
         self.rotating
     }
 
-    /// When to ask again to learn whether an absence lasts.
+    /// When to ask again to learn whether an absence lasts. Whoever did not answer just now is not asked for that alone.
     pub(super) fn confirm_at(&self) -> Option<Instant> {
         let doubtful = self.past.iter().filter(|past| !past.gone);
+        let doubtful = doubtful.filter(|past| self.heard.has(past.address));
         let first = doubtful.map(|past| past.last_missed + CONFIRM).min();
         first.filter(|_| !self.is_rotating())
     }
@@ -180,7 +190,8 @@ mod tests {
         let mut members = Members::new(Duration::from_secs(600));
         let ips = |list: &[u8]| list.iter().copied().map(ip).collect::<Vec<_>>();
         for (row, (at, answer, dial, gone)) in rows.iter().enumerate() {
-            members.answered(ips(answer), start + Duration::from_millis(*at));
+            let at = start + Duration::from_millis(*at);
+            members.answered(ips(answer), Families::Both, at);
             assert_eq!(members.addresses(true), ips(dial), "row {row}");
             assert_eq!(members.gone(), ips(gone), "row {row}");
         }
@@ -354,7 +365,8 @@ mod tests {
         let mut members = Members::new(Duration::from_secs(600));
         for turn in 0..200_u64 {
             let some = (0..100).map(|low| IpAddr::from([10, 0, (turn % 250) as u8, low]));
-            members.answered(some.collect(), start + Duration::from_secs(turn));
+            let at = start + Duration::from_secs(turn);
+            members.answered(some.collect(), Families::Both, at);
         }
         assert!(members.addresses(false).len() <= 2 * MOST);
     }

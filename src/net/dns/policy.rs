@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use self::row::Row;
-use super::{Answer, DnsPolicy, NoAddress, Resolution, members::Members};
+use super::{Answer, DnsPolicy, Families, NoAddress, Resolution, members::Members};
 use crate::backoff::Backoff;
 
 /// How badly a fresh answer is needed.
@@ -150,6 +150,7 @@ impl Policy {
     fn positive(&mut self, v4: Answer, v6: Answer, started: Instant, now: Instant) {
         let mut good_for = self.settings.max_refresh;
         let mut answer = Vec::new();
+        let heard = Families::heard(&v4, &v6);
         for (family, is_v4) in [(v4, true), (v6, false)] {
             match family {
                 Answer::Positive { addresses, ttl } => {
@@ -164,7 +165,7 @@ impl Policy {
                 Answer::Negative { .. } => {}
             }
         }
-        self.members.answered(answer, started);
+        self.members.answered(answer, heard, started);
         self.trouble = None;
         self.backoff.reset();
         let wait = good_for.max(self.settings.min_refresh);
@@ -521,8 +522,30 @@ mod tests {
     }
 
     #[test]
+    fn a_family_that_does_not_answer_confirms_no_absence_and_is_not_asked_again_for_it() {
+        let mut scene = Scene::new();
+        let four = |last| Answer::positive(vec![ip(last)], TTL);
+        let silent = || Answer::transient("silence");
+        scene.hear(Resolution::addresses([ip(1), six(1)], TTL));
+        scene.hear(Resolution::addresses([ip(1), six(2)], TTL));
+        for _ in 0..3 {
+            scene.hear(Resolution::new(four(1), silent()));
+            assert!(scene.policy.found().gone.is_empty(), "one answer lacked it");
+            assert!(scene.wait().is_some_and(|wait| wait >= 4_000));
+        }
+        // The other family's absences are confirmed as ever.
+        scene.hear(Resolution::new(four(2), silent()));
+        assert_eq!(scene.wait(), Some(1_000));
+        scene.hear(Resolution::new(four(2), silent()));
+        assert_eq!(scene.policy.found().gone, [ip(1)]);
+        scene.hear(Resolution::addresses([ip(2), six(2)], TTL));
+        scene.hear(Resolution::addresses([ip(2), six(2)], TTL));
+        assert_eq!(scene.policy.found().gone, [ip(1), six(1)]);
+    }
+
+    #[test]
     fn a_family_switched_off_is_not_heard() {
-        let mut scene = Scene::with(DnsPolicy::default().families(super::super::Families::V4Only));
+        let mut scene = Scene::with(DnsPolicy::default().families(Families::V4Only));
         scene.hear(Resolution::addresses([ip(1), six(1)], TTL));
         assert_eq!(scene.addresses(), [ip(1)]);
         let v6 = Answer::transient("silence");

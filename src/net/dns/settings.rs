@@ -3,7 +3,7 @@
 //! Owns [`DnsPolicy`] and [`Families`]. Promises: a value out of range is refused by name and range, never bent.
 //! Leaves acting on it to [`policy`](super::policy). Fails as a list of faults, for the one gate in `config`.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use super::{Answer, Resolution};
 
@@ -69,6 +69,23 @@ impl Families {
 
     pub(super) fn v6(self) -> bool {
         self != Self::V4Only
+    }
+
+    /// Those that were answered for, if any was.
+    pub(super) fn heard(v4: &Answer, v6: &Answer) -> Self {
+        match (v4.is_transient(), v6.is_transient()) {
+            (false, true) => Self::V4Only,
+            (true, false) => Self::V6Only,
+            _ => Self::Both,
+        }
+    }
+
+    pub(super) fn has(self, address: IpAddr) -> bool {
+        if address.is_ipv4() {
+            self.v4()
+        } else {
+            self.v6()
+        }
     }
 
     /// The resolution, as if the family not wanted had no address.
