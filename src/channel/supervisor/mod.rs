@@ -373,9 +373,11 @@ impl<C: Dial> Supervisor<C> {
     fn count_lookups(&mut self, now: Instant) {
         let (metrics, seen) = (&self.hub.metrics, self.topology.lookups());
         let last = std::mem::replace(&mut self.lookups, seen);
-        metrics.looked_up(Lookup::Positive, seen.positive - last.positive);
-        metrics.looked_up(Lookup::Negative, seen.negative - last.negative);
-        metrics.looked_up(Lookup::Transient, seen.transient - last.transient);
+        // A topology that was made anew counts from nothing.
+        let grown = |of: fn(&Lookups) -> u64| of(&seen).saturating_sub(of(&last));
+        metrics.looked_up(Lookup::Positive, grown(|of| of.positive));
+        metrics.looked_up(Lookup::Negative, grown(|of| of.negative));
+        metrics.looked_up(Lookup::Transient, grown(|of| of.transient));
         if let Some(age) = seen.age {
             metrics.dns_answered(now.checked_sub(age));
             metrics.dns_addresses(self.maps.borrow().primary.addresses.len());

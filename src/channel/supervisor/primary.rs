@@ -23,6 +23,7 @@ use crate::{
     },
     net::{
         address::Address,
+        dns::Lookups,
         link::{job::Job, mailbox::Retire, owed::not_primary},
         reach::connect::{Dial, Wire},
     },
@@ -38,6 +39,7 @@ impl<C: Dial> Supervisor<C> {
             self.maps = self.topology.map();
             self.term = 0;
             self.tally = Tally::default();
+            self.lookups = Lookups::default();
         }
     }
 
