@@ -2,7 +2,8 @@
 //!
 //! Owns the rounds of questions, and the [`Map`]. Promises: one discovery at a time, whoever waits for it and whoever gives up;
 //! questions are rationed however many reasons there are to ask; Sentinels that fall silent take nothing away from a primary that
-//! serves. Leaves belief to [`belief`](super::belief), connections to [`table`](super::table) and [`candidate`], links to `channel`.
+//! serves. Leaves belief to [`belief`](super::belief), hosts to [`names`](super::names), connections to [`table`](super::table) and
+//! [`candidate`], links to `channel`.
 //! Fails never: failure is the [`Node::trouble`] of the map.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use super::{
     board::{Board, Testimony},
     candidate::{self, Cause},
     failover::PeerId,
+    names::Names,
     peer::Report,
     plan::Plan,
     table::Table,
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Phase,
-    net::dns::{Follower, Found, Lookups, Pace},
+    net::dns::{Found, Pace},
     task::{Owned, spawn_owned},
     topology::{Map, Node, Replica, named::node},
 };
@@ -48,6 +50,7 @@ pub(super) struct Follow {
     map: watch::Sender<Arc<Map>>,
     reports: mpsc::Receiver<(PeerId, Report)>,
     reporter: mpsc::Sender<(PeerId, Report)>,
+    names: Names,
     table: Table,
     belief: Belief,
     testimony: Testimony,
@@ -65,14 +68,12 @@ pub(super) struct Follow {
 struct Home {
     spot: Spot,
     endpoint: Arc<str>,
-    dns: Follower,
     found: watch::Receiver<Found>,
 }
 
 /// A server that is asked for its role and its data.
 struct Candidate {
     cause: Cause,
-    _dns: Follower,
     _task: Owned,
 }
 
@@ -83,9 +84,10 @@ impl Follow {
         let (reporter, reports) = mpsc::channel(REPORTS);
         let seeds = &plan.group.seeds;
         let mut belief = Belief::new(seeds.len(), plan.policy.early_promotion);
+        let mut names = Names::new(plan.clone());
         let mut table = Table::new(plan.clone(), reporter.clone());
         for (host, port) in seeds {
-            let number = table.meet(Spot::new(host, *port), false, now);
+            let number = table.meet(Spot::new(host, *port), &mut names, false, now);
             belief.meet(number, true);
         }
         Self {
@@ -94,6 +96,7 @@ impl Follow {
             map,
             reports,
             reporter,
+            names,
             table,
             belief,
             testimony: Testimony::default(),
@@ -122,6 +125,7 @@ impl Follow {
                 self.turn_to(turn);
             }
             self.watch_candidates(now);
+            self.set_pace(now);
             self.publish(now);
         }
     }
@@ -155,7 +159,7 @@ impl Follow {
             Answer::Says(mut view) => {
                 self.table.heard(number, view.id.as_ref(), now);
                 let others = view.sentinels.take().unwrap_or_default();
-                for met in self.table.learn(others, now) {
+                for met in self.table.learn(others, &mut self.names, now) {
                     self.belief.meet(met, false);
                 }
                 Word::Says(view)
@@ -206,7 +210,6 @@ impl Follow {
         });
         self.last_ask = now;
         self.next_ask = now + self.gap(urgent);
-        self.set_pace();
         self.take_stock();
     }
 
@@ -225,15 +228,7 @@ impl Follow {
 
     /// Leaves word of how lookups and Sentinels fare.
     fn take_stock(&self) {
-        let homes = self.home.iter().map(|home| &home.dns);
-        let mut sum = Lookups::default();
-        for lookups in self.table.names().chain(homes).map(Follower::lookups) {
-            sum.positive += lookups.positive;
-            sum.negative += lookups.negative;
-            sum.transient += lookups.transient;
-            sum.age = sum.age.max(lookups.age);
-        }
-        self.board.set_lookups(sum);
+        self.board.set_lookups(self.names.lookups());
         let reachable = self.belief.reachable();
         self.board.count(|tally| tally.reachable = reachable);
     }
@@ -245,24 +240,26 @@ impl Follow {
         let testimony = self.board.testimony(self.term);
         let was = std::mem::replace(&mut self.testimony, testimony);
         self.belief.on_testimony(&self.testimony, now);
-        if was.urgent == self.testimony.urgent {
-            return;
-        }
-        self.set_pace();
-        if self.testimony.urgent {
+        if self.testimony.urgent && !was.urgent {
             self.ask_soon(now);
         }
     }
 
-    /// Names are looked up, and Sentinels dialled, as hard as the primary is needed.
-    fn set_pace(&self) {
+    /// Names are looked up, and Sentinels dialled, as hard as the primary is needed. A replica that may be promoted is needed.
+    fn set_pace(&mut self, now: Instant) {
         let urgent = self.is_urgent();
         let pace = if urgent { Pace::Urgent } else { Pace::Calm };
-        let homes = self.home.iter().map(|home| &home.dns);
-        self.table
-            .names()
-            .chain(homes)
-            .for_each(|dns| dns.pace(pace));
+        let homes = self.home.iter().map(|home| &home.spot.host);
+        let others = self.table.hosts().chain(homes);
+        let candidates = self.candidates.iter().map(|(spot, one)| {
+            let pace = match one.cause {
+                Cause::Promotion => Pace::Urgent,
+                Cause::Reads => pace,
+            };
+            (spot.host.clone(), pace)
+        });
+        let meant = others.map(|host| (host.clone(), pace)).chain(candidates);
+        self.names.mean(meant, now);
         self.table.order(|order| order.urgent = urgent);
     }
 
@@ -281,14 +278,10 @@ impl Follow {
             Why::Vote => tally.voted += 1,
             Why::Promotion => tally.promoted += 1,
         });
-        let (found, finding) = watch::channel(Found::default());
-        let dns = self.plan.follow(&spot, found);
-        dns.pace(Pace::Urgent);
         self.home = Some(Home {
             endpoint: spot.to_string().into(),
+            found: self.names.found(&spot.host),
             spot,
-            dns,
-            found: finding,
         });
         self.term += 1;
     }
@@ -313,15 +306,12 @@ impl Follow {
         }
     }
 
-    fn watch(&self, spot: &Spot, cause: Cause) -> Candidate {
-        let (found, finding) = watch::channel(Found::default());
-        let dns = self.plan.follow(spot, found);
-        dns.pace(Pace::Urgent);
+    fn watch(&mut self, spot: &Spot, cause: Cause) -> Candidate {
+        let finding = self.names.found(&spot.host);
         let (reporter, plan) = (self.reporter.clone(), self.plan.clone());
         let task = candidate::run(CANDIDATE, spot.clone(), cause, finding, reporter, plan);
         Candidate {
             cause,
-            _dns: dns,
             _task: spawn_owned(&self.plan.runtime, task),
         }
     }

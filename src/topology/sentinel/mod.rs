@@ -12,6 +12,7 @@ mod candidate;
 mod failover;
 mod follow;
 mod lag;
+mod names;
 mod peer;
 mod plan;
 mod table;

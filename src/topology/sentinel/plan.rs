@@ -111,10 +111,10 @@ impl Plan {
         (pace, heard)
     }
 
-    /// Follows the host of `spot`, and leaves word in `found`.
-    pub(super) fn follow(&self, spot: &Spot, found: watch::Sender<Found>) -> Follower {
+    /// Follows `host`, and leaves word in `found`.
+    pub(super) fn follow(&self, host: &str, found: watch::Sender<Found>) -> Follower {
         follow(
-            &spot.host,
+            host,
             self.resolver.clone(),
             self.dns.clone(),
             &self.runtime,

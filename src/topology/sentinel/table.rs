@@ -1,8 +1,8 @@
 //! The Sentinels that are asked: those configured, and those that they know.
 //!
-//! Owns [`Table`], one task and one name per Sentinel. Promises: at most [`MOST`] connections, one per Sentinel however many addresses
+//! Owns [`Table`], one task per Sentinel. Promises: at most [`MOST`] connections, one per Sentinel however many addresses
 //! lead to it; those configured are never forgotten, those learned are once they are silent for a minute or turn out to be known
-//! already. Leaves asking to [`peer`](super::peer), belief to [`belief`](super::belief). Cannot fail.
+//! already. Leaves asking to [`peer`](super::peer), hosts to [`names`](super::names), belief to [`belief`](super::belief). Cannot fail.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,14 +13,12 @@ use tokio::{
 
 use super::{
     failover::PeerId,
+    names::Names,
     peer::{self, Order, Report},
     plan::Plan,
     wire::{Other, Spot},
 };
-use crate::{
-    net::dns::{Follower, Found},
-    task::{Owned, spawn_owned},
-};
+use crate::task::{Owned, spawn_owned};
 
 /// Connections to Sentinels. More of them are known, not asked.
 const MOST: usize = 5;
@@ -40,7 +38,6 @@ struct Peer {
     id: Option<Arc<str>>,
     learned: bool,
     heard: Instant,
-    dns: Follower,
     _task: Owned,
 }
 
@@ -60,16 +57,20 @@ impl Table {
     }
 
     /// Begins to ask the Sentinel at `spot`.
-    pub(super) fn meet(&mut self, spot: Spot, learned: bool, now: Instant) -> PeerId {
+    pub(super) fn meet(
+        &mut self,
+        spot: Spot,
+        names: &mut Names,
+        learned: bool,
+        now: Instant,
+    ) -> PeerId {
         let number = self.next;
         self.next += 1;
-        let (found, finding) = watch::channel(Found::default());
-        let dns = self.plan.follow(&spot, found);
         let orders = self.orders.subscribe();
         let task = peer::run(
             number,
             spot.clone(),
-            finding,
+            names.found(&spot.host),
             orders,
             self.reporter.clone(),
             self.plan.clone(),
@@ -79,7 +80,6 @@ impl Table {
             id: None,
             learned,
             heard: now,
-            dns,
             _task: spawn_owned(&self.plan.runtime, task),
         };
         self.peers.insert(number, peer);
@@ -87,13 +87,18 @@ impl Table {
     }
 
     /// Begins to ask those of `others` that are not asked yet, while there is room. Gives their numbers.
-    pub(super) fn learn(&mut self, others: Vec<Other>, now: Instant) -> Vec<PeerId> {
+    pub(super) fn learn(
+        &mut self,
+        others: Vec<Other>,
+        names: &mut Names,
+        now: Instant,
+    ) -> Vec<PeerId> {
         let mut met = Vec::new();
         for other in others.into_iter().filter(|other| !other.down) {
             let is_known =
                 |peer: &Peer| peer.id.as_ref() == Some(&other.id) || peer.spot == other.spot;
             if self.peers.len() < MOST && !self.peers.values().any(is_known) {
-                met.push(self.meet(other.spot, true, now));
+                met.push(self.meet(other.spot, names, true, now));
             }
         }
         met
@@ -137,8 +142,8 @@ impl Table {
         });
     }
 
-    /// Their names, followed.
-    pub(super) fn names(&self) -> impl Iterator<Item = &Follower> {
-        self.peers.values().map(|peer| &peer.dns)
+    /// Their hosts.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.peers.values().map(|peer| &peer.spot.host)
     }
 }
