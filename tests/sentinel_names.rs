@@ -1,5 +1,5 @@
-//! Sentinels that announce host names: what was once found of a name outlives failovers and DNS outages, and a
-//! name is not asked for more often than it is needed.
+//! Sentinels that announce host names: what was once found of a name outlives failovers and DNS outages, a server that is called something
+//! else is the same server, and a name is not asked for more often than it is needed.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -14,7 +14,8 @@ use common::*;
 use holdfast_lab::sentinel::{FakeSentinel, View};
 use holdfast_lab::{Answer, Dns, Embedded};
 use redis_holdfast::dns::{DnsPolicy, Hickory};
-use redis_holdfast::{Builder, Client, ReadFrom, redis};
+use redis_holdfast::{Builder, Client, ReadFrom, Sentinels, redis};
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep};
 
 const HOSTS: [&str; 2] = ["r0.lab", "r1.lab"];
@@ -144,6 +145,65 @@ async fn a_failback_while_dns_is_away_goes_to_where_the_server_was() {
     assert_eq!(who(&client).await.unwrap(), HOSTS[1]);
     named.turn(named.spot(0), 3);
     until_served_by(&client, HOSTS[0], SECOND * 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_called_by_a_name_from_now_on_fails_no_call() {
+    for dns_works in [true, false] {
+        let named = Named::start().await;
+        let at = named.servers[0].addr();
+        named.turn((at.ip().to_string(), at.port()), 1);
+        // Whenever it turns, calls are under way.
+        named.servers[0].set_service_time(ms(3));
+        if dns_works {
+            let slow = Answer::Slow(ms(100), Box::new(named.answer(0)));
+            named.dns.set(HOSTS[0], slow);
+        } else {
+            named.fail();
+        }
+        let client = named.client(DnsPolicy::default()).await;
+        let running = start(client.clone(), 200, SECOND * 5);
+        sleep(SECOND).await;
+        named.turn(named.spot(0), 1);
+        sleep(SECOND * 3).await;
+        if !dns_works {
+            named.know();
+        }
+        let report = running.finish().await;
+        println!(
+            "FIGURE names, renamed, DNS works {dns_works}: {}",
+            show(&report)
+        );
+        assert_eq!(
+            report.ok(),
+            report.total(),
+            "{dns_works}: {}",
+            show(&report)
+        );
+        assert_eq!(named.servers[0].accepts(), 2, "the same link serves");
+        assert!(named.dns.queries(HOSTS[0]) > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_ends_with_another_clients_runtime_costs_no_call() {
+    let named = Named::start().await;
+    named.servers[0].set_service_time(ms(3));
+    let sentinels = Sentinels::new();
+    let builder = || named.builder(DnsPolicy::default()).sentinels(&sentinels);
+    let other = Runtime::new().unwrap();
+    let first = builder();
+    let first = other.spawn(async move { first.build().unwrap() });
+    first.await.unwrap().wait_ready(SECOND * 5).await.unwrap();
+    let second = builder().build().unwrap();
+    second.wait_ready(SECOND * 5).await.unwrap();
+    let asked = named.accepts();
+    let running = start(second.clone(), 200, SECOND * 3);
+    sleep(SECOND).await;
+    other.shutdown_background();
+    let report = running.finish().await;
+    assert!(named.accepts() > asked, "another follower was made");
+    assert_eq!(report.ok(), report.total(), "{}", show(&report));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

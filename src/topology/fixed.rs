@@ -24,6 +24,7 @@ impl Fixed {
             primary,
             epoch: 1,
             term: 0,
+            deposed: 0,
             doubted: false,
             replicas: [].into(),
         });

@@ -26,6 +26,9 @@ pub(crate) struct Map {
     /// Grows with each change of the *server* that is meant: from then on no byte goes to the one before. Always 0 where only
     /// addresses are known.
     pub(crate) term: u64,
+    /// The last term that began because the server before it was deposed. Those after it began with a name: what they mean may be the
+    /// server that was meant before.
+    pub(crate) deposed: u64,
     /// Somebody holds the primary down: a link to it should look for itself.
     pub(crate) doubted: bool,
     /// The servers that may be read from instead of it.

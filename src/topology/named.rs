@@ -37,6 +37,7 @@ impl Named {
             primary: unknown,
             epoch: 0,
             term: 0,
+            deposed: 0,
             doubted: false,
             replicas: [].into(),
         }));
@@ -48,6 +49,7 @@ impl Named {
                     primary,
                     epoch,
                     term: 0,
+                    deposed: 0,
                     doubted: false,
                     replicas: [].into(),
                 });

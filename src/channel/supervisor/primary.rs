@@ -2,8 +2,9 @@
 //!
 //! Owns what a supervisor does when the *server* that is meant changes, or turns out to be none to write to. Promises: from the moment
 //! it knows, no call begins on the old link, and what was written there ends at once (it may have run, and the new primary may not know
-//! of it); links, attempts and doubts about the old server are forgotten. Leaves who the primary is to [`topology`](crate::topology),
-//! roles to the handshake: a link is in service only after its server has said that it is a primary. Cannot fail.
+//! of it); links, attempts and doubts about the old server are forgotten; a server that is merely called something else loses no link.
+//! Leaves who the primary is to [`topology`](crate::topology), roles to the handshake: a link is in service only after its server has said
+//! that it is a primary. Cannot fail.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -17,7 +18,7 @@ use crate::{
     Request,
     channel::{
         gate::Gate,
-        keep::Retired,
+        keep::{Held, Retired},
         patience::{Patience, Ration},
         verdict::{Probe, Sight},
     },
@@ -28,7 +29,7 @@ use crate::{
         reach::connect::{Dial, Wire},
     },
     telemetry::labels::{self, Answers, PrimaryChange},
-    topology::{LinkWord, Tally, Witness},
+    topology::{LinkWord, Map, Tally, Witness},
 };
 
 impl<C: Dial> Supervisor<C> {
@@ -52,7 +53,7 @@ impl<C: Dial> Supervisor<C> {
         if self.hub.reads_replicas.load(Ordering::Relaxed) {
             self.topology.read_replicas();
         }
-        if map.term != self.term {
+        if map.term != self.term && !self.is_renamed(&map) {
             self.term = map.term;
             self.turn_to(&map.primary.addresses, now);
         }
@@ -66,17 +67,26 @@ impl<C: Dial> Supervisor<C> {
     /// Whether `address` belongs to a server that is not the one that is meant.
     pub(super) fn is_foreign(&self, address: &Address) -> bool {
         let map = self.maps.borrow();
-        map.term > 0 && !map.primary.addresses.contains(address)
+        map.term > 0 && !map.primary.addresses.contains(address) && !self.is_renamed(&map)
+    }
+
+    /// Whether the server behind the link may be the one that is meant, under a name of which no address is known yet: until one is,
+    /// nothing speaks against the link.
+    fn is_renamed(&self, map: &Map) -> bool {
+        let is_news = map.term != self.term && map.deposed <= self.term;
+        is_news && map.primary.addresses.is_empty() && self.held.is_some()
     }
 
     fn turn_to(&mut self, addresses: &Arc<[Address]>, now: Instant) {
+        let is_meant = |held: &Held<C::Wire>| addresses.contains(held.wire.address());
+        if self.held.as_ref().is_some_and(is_meant) {
+            // The same server by another name: all that is known of it holds.
+            return;
+        }
         self.prober.rest();
         self.prober.calm();
         self.candidate = None;
-        let is_old = |wire: &C::Wire| !addresses.contains(wire.address());
-        if self.held.as_ref().is_some_and(|held| is_old(&held.wire))
-            && let Some(held) = self.held.take()
-        {
+        if let Some(held) = self.held.take() {
             let order = Retire::Abort(self.lost("another server is the primary now"));
             self.retire(held, order, labels::LinkState::Draining);
             self.wait(now);
@@ -104,8 +114,7 @@ impl<C: Dial> Supervisor<C> {
     /// A link's server said that it is no primary: the link has stopped taking calls.
     pub(super) fn on_disowned(&mut self, now: Instant) {
         let disowned = self.hub.pace.disowned();
-        let is_held =
-            |held: &crate::channel::keep::Held<C::Wire>| Some(held.wire.origin().id) == disowned;
+        let is_held = |held: &Held<C::Wire>| Some(held.wire.origin().id) == disowned;
         let Some(held) = self.held.take_if(|held| is_held(held)) else {
             return;
         };

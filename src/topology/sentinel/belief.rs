@@ -51,6 +51,8 @@ pub(super) enum Why {
     Found,
     /// The Sentinels agree.
     Vote,
+    /// They agree on another name, and speak of no failover: it may well be the same server.
+    Rename,
     /// It was promoted, and four witnesses agree.
     Promotion,
 }
@@ -354,10 +356,10 @@ impl Belief {
     fn voted(&mut self, spot: Spot, epoch: u64, now: Instant) -> Option<Turn> {
         let is_new = self.followed.as_ref().is_none_or(|at| at.spot != spot);
         let turn = is_new.then(|| {
-            let why = if self.followed.is_some() {
-                Why::Vote
-            } else {
-                Why::Found
+            let why = match &self.followed {
+                None => Why::Found,
+                Some(at) if at.epoch == epoch => Why::Rename,
+                Some(_) => Why::Vote,
             };
             self.follow(Turn { spot, epoch, why }, now)
         });
@@ -495,6 +497,19 @@ mod tests {
         assert_eq!(belief.decide(now + LOST - Duration::from_millis(1)), None);
         let turn = belief.decide(now + LOST).expect("believed");
         assert_eq!((turn.spot, turn.epoch, turn.why), (spot(2), 0, Why::Vote));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_name_at_the_same_epoch_is_no_failover() {
+        let now = Instant::now();
+        for (epoch, expected) in [(3, Why::Rename), (4, Why::Vote)] {
+            let mut belief = found(now);
+            for peer in 0..3 {
+                belief.on_word(peer, says(2, epoch), now);
+            }
+            let turn = belief.decide(now).expect("followed");
+            assert_eq!((turn.spot, turn.why), (spot(2), expected));
+        }
     }
 
     fn listed(port: u16) -> Listed {

@@ -58,6 +58,8 @@ pub(super) struct Follow {
     candidates: BTreeMap<Spot, Candidate>,
     /// Grows with each primary.
     term: u64,
+    /// See [`Map::deposed`].
+    deposed: u64,
     last_failure: Option<Error>,
     last_ask: Instant,
     next_ask: Instant,
@@ -103,6 +105,7 @@ impl Follow {
             home: None,
             candidates: BTreeMap::new(),
             term: 0,
+            deposed: 0,
             last_failure: None,
             last_ask: now,
             next_ask: now + URGENT_EVERY,
@@ -275,7 +278,7 @@ impl Follow {
         );
         self.board.count(|tally| match why {
             Why::Found => {}
-            Why::Vote => tally.voted += 1,
+            Why::Vote | Why::Rename => tally.voted += 1,
             Why::Promotion => tally.promoted += 1,
         });
         self.home = Some(Home {
@@ -284,6 +287,9 @@ impl Follow {
             spot,
         });
         self.term += 1;
+        if matches!(why, Why::Vote | Why::Promotion) {
+            self.deposed = self.term;
+        }
     }
 
     /// Sees to it that the replicas which may be promoted, those that are read from, their primary, and no others are asked.
@@ -353,6 +359,7 @@ impl Follow {
                 primary,
                 epoch: map.epoch + 1,
                 term: self.term,
+                deposed: self.deposed,
                 doubted,
                 replicas,
             });

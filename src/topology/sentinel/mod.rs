@@ -112,6 +112,7 @@ impl Shared {
             primary: Node::unknown(),
             epoch: 0,
             term: 0,
+            deposed: 0,
             doubted: false,
             replicas: [].into(),
         }));
