@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::sentinel::*;
 use common::*;
 use holdfast_lab::load::{Kind, Report, Running};
-use holdfast_lab::sentinel::{Monitor, Promotion};
+use holdfast_lab::sentinel::{FakeSentinel, Monitor, Promotion, View};
 use holdfast_lab::{Load, Mode, Op, Outcome, SentinelSet};
 use redis_holdfast::{Client, redis};
 use tokio::time::{Instant, sleep};
@@ -335,7 +335,15 @@ async fn an_old_primary_that_nobody_demotes_is_handed_nothing() {
     let Some(set) = SentinelSet::builder().start_or_skip().await else {
         return;
     };
-    let client = connect_to(&set).await;
+    let old = set.node(0).addr();
+    let stale = FakeSentinel::start(View::of(set.name(), old.ip(), old.port()))
+        .await
+        .unwrap();
+    let others = set.sentinels().iter().map(|one| one.addr());
+    let others = others.map(|at| (at.ip().to_string(), at.port())).collect();
+    stale.believe(|view| view.others = others);
+    let first = format!("://{},", stale.addr());
+    let client = connect(&set.url().replacen("://", &first, 1)).await;
     let monitor = Monitor::attach(set.node(0).server().addr()).unwrap();
     let running = start(client, RATE, SECOND * 60);
     sleep(ms(500)).await;
@@ -346,7 +354,8 @@ async fn an_old_primary_that_nobody_demotes_is_handed_nothing() {
     // The promotion cut every connection to the new one: a monitor of before would be gone.
     let new = Monitor::attach(set.node(1).server().addr()).unwrap();
     let evidence = Instant::now();
-    // Nobody is left to tell the old one, and all links to the new one are cut: whoever believes the first that says `master` is lost.
+    // Nobody is left to tell the old one, one Sentinel is left that heard of no promotion, and all links to the new one are cut: whoever
+    // believes the first that says `master` is lost.
     for one in set.sentinels() {
         one.freeze();
     }
@@ -360,6 +369,11 @@ async fn an_old_primary_that_nobody_demotes_is_handed_nothing() {
         set.node(1).proxy().set(Mode::Pass);
         sleep(ms(500)).await;
     }
+    // Long enough for an older epoch to be believed, if more than one said so.
+    set.node(1).proxy().set(Mode::Blackhole);
+    sleep(SECOND * 5).await;
+    set.node(1).proxy().set(Mode::Pass);
+    let back = served(&running, Instant::now(), SECOND * 2).await;
     for one in set.sentinels() {
         one.thaw();
     }
@@ -393,9 +407,10 @@ async fn an_old_primary_that_nobody_demotes_is_handed_nothing() {
         async || ran() >= acknowledged,
     )
     .await;
+    assert!(back <= SECOND, "{back:?}");
     println!(
         "FIGURE P9 old primary back and never demoted: 0 writes handed to it, {served} calls served by the new one, which ran {} \
-         writes where {acknowledged} were acknowledged",
+         writes where {acknowledged} were acknowledged; {back:?} after 5 s in a black hole",
         ran()
     );
     assert!(served > 500, "{}", show(&report));

@@ -6,13 +6,14 @@
 //! Leaves hearing and acting to [`follow`](super::follow). Pure: time is an argument. Cannot fail.
 //! Recorded failovers in `tests/fixtures/sentinel` are its specification, besides the tests at the bottom.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     board::Testimony,
     failover::{Claim, Failover, PeerId},
+    generation::Generation,
     lag::Lag,
     vote::{Followed, Seat, Verdict, Word, vote},
     wire::{Spot, Told, View},
@@ -67,6 +68,7 @@ pub(super) struct Belief {
     early: bool,
     seats: BTreeMap<PeerId, Seat>,
     known: usize,
+    generation: Generation,
     failover: Failover,
     followed: Option<Followed>,
     /// What replicas said of themselves in this failover.
@@ -91,6 +93,7 @@ impl Belief {
             early,
             seats: BTreeMap::new(),
             known: known.max(1),
+            generation: Generation::default(),
             failover: Failover::default(),
             followed: None,
             claims: BTreeMap::new(),
@@ -146,6 +149,13 @@ impl Belief {
                     if view.replicas.is_none() && view.primary == last.primary {
                         view.replicas.clone_from(&last.replicas);
                     }
+                }
+                let listed = view.sentinels.take().unwrap_or_default();
+                // Who is not behind is of the life that is followed, and so is whom it knows: Sentinels that meet share their epochs.
+                let epoch = self.followed.as_ref().map_or(0, |at| at.epoch);
+                if view.epoch >= epoch {
+                    let ids = listed.iter().map(|other| &other.id);
+                    ids.chain(&view.id).for_each(|id| self.generation.meet(id));
                 }
                 if view.primary.as_ref() == self.followed.as_ref().map(|at| &at.spot) {
                     self.failover.on_view(peer, view, now);
@@ -283,7 +293,8 @@ impl Belief {
             return Some(self.follow(turn, now));
         }
         let seats = self.seats.values();
-        let verdict = vote(seats, self.known, self.followed.as_ref(), self.round);
+        let followed = self.followed.as_ref();
+        let verdict = vote(seats, self.known, followed, &self.generation, self.round);
         if verdict != Verdict::Nobody {
             self.unanswered_since = None;
         }
@@ -365,14 +376,6 @@ impl Belief {
         });
         if let Some(followed) = &mut self.followed {
             followed.epoch = epoch;
-            let vouching = self.seats.values().filter_map(view);
-            let vouched: Vec<Arc<str>> = vouching
-                .filter(|view| view.primary.as_ref() == Some(&followed.spot))
-                .filter_map(|view| view.id.clone())
-                .collect();
-            if !vouched.is_empty() {
-                followed.vouched = vouched;
-            }
         }
         turn
     }
@@ -384,7 +387,6 @@ impl Belief {
         self.followed = Some(Followed {
             spot: turn.spot.clone(),
             epoch: turn.epoch,
-            vouched: Vec::new(),
             lost: false,
         });
         self.failover = Failover::default();
@@ -413,7 +415,7 @@ mod tests {
     use super::*;
     use crate::topology::sentinel::{
         failover::Data,
-        wire::{Event, Listed},
+        wire::{Event, Listed, Other},
     };
 
     fn spot(port: u16) -> Spot {
@@ -509,6 +511,46 @@ mod tests {
             }
             let turn = belief.decide(now).expect("followed");
             assert_eq!((turn.spot, turn.why), (spot(2), expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_behind_leads_back_to_nobody_and_one_that_has_begun_anew_does() {
+        let now = Instant::now();
+        let mut belief = Belief::new(3, true);
+        (0..3).for_each(|peer| belief.meet(peer, true));
+        let named = |word: Word, id: &str, others: &[&str]| match word {
+            Word::Says(view) => Word::Says(View {
+                id: Some(id.into()),
+                sentinels: Some(others.iter().map(|id| other(id)).collect()),
+                ..view
+            }),
+            other => other,
+        };
+        // The first is cut off from the others, which know it.
+        belief.on_word(0, Word::Silent, now);
+        belief.on_word(1, named(says(2, 5), "b", &["a", "c"]), now);
+        belief.on_word(2, named(says(2, 5), "c", &["a", "b"]), now);
+        let turn = belief.decide(now).expect("found");
+        assert_eq!((turn.spot, turn.why), (spot(2), Why::Found));
+        // It is back, and they are away, with the primary.
+        belief.on_testimony(&testimony(true), now);
+        belief.on_word(1, Word::Silent, now);
+        belief.on_word(2, Word::Silent, now);
+        let now = now + LOST * 10;
+        belief.on_word(0, named(says(1, 3), "a", &["b", "c"]), now);
+        assert_eq!(belief.decide(now), None);
+        assert_eq!(belief.trouble(), Some(Trouble::Older));
+        belief.on_word(0, named(says(1, 0), "x", &[]), now);
+        let turn = belief.decide(now).expect("believed");
+        assert_eq!((turn.spot, turn.epoch, turn.why), (spot(1), 0, Why::Vote));
+    }
+
+    fn other(id: &str) -> Other {
+        Other {
+            spot: spot(9),
+            id: id.into(),
+            down: false,
         }
     }
 

@@ -159,9 +159,9 @@ impl Follow {
 
     fn on_answer(&mut self, number: PeerId, answer: Answer, now: Instant) {
         let word = match answer {
-            Answer::Says(mut view) => {
+            Answer::Says(view) => {
                 self.table.heard(number, view.id.as_ref(), now);
-                let others = view.sentinels.take().unwrap_or_default();
+                let others = view.sentinels.clone().unwrap_or_default();
                 for met in self.table.learn(others, &mut self.names, now) {
                     self.belief.meet(met, false);
                 }

@@ -2,7 +2,7 @@
 //!
 //! Owns [`Sentinel`], a client's share of a follower, and [`Sentinels`], by which clients share one. Promises: building asks nobody and
 //! waits for nothing; the last client to go takes the tasks and connections along. Leaves words to [`wire`], belief to [`belief`]
-//! ([`vote`] and [`failover`]), connections to [`table`], [`peer`] and [`candidate`], all of it together to [`follow`].
+//! ([`vote`], [`generation`] and [`failover`]), connections to [`table`], [`peer`] and [`candidate`], all of it together to [`follow`].
 //! Fails as the trouble of a map: kinds `no_primary`, `auth`, `protocol`, phase `discovery`.
 
 mod asker;
@@ -11,6 +11,7 @@ mod board;
 mod candidate;
 mod failover;
 mod follow;
+mod generation;
 mod lag;
 mod names;
 mod peer;

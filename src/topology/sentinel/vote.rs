@@ -1,13 +1,17 @@
 //! Whom to believe: the Sentinels' answers in, a primary out.
 //!
 //! Owns [`vote`]. Promises: one Sentinel that is silent, stale or mistaken decides nothing; an older epoch never wins over a living
-//! primary; Sentinels that lost their state (their epochs start again at 0) are believed once the primary they should know is dead.
-//! A strict majority of those who answer wins, then the higher epoch; the role on the link itself has the last word, elsewhere.
-//! Leaves the faster way to [`failover`](super::failover), what was heard to [`belief`](super::belief). Pure. Cannot fail. The tests at the bottom read as the specification.
+//! primary, and over a dead one only by the word of more than half of all Sentinels, or of those that lost their state (their epochs
+//! start again at 0). A strict majority of those who answer wins, then the higher epoch; the role on the link itself has the last word,
+//! elsewhere. Leaves the faster way to [`failover`](super::failover), what was heard to [`belief`](super::belief), who has begun anew to
+//! [`generation`](super::generation). Pure. Cannot fail. The tests at the bottom read as the specification.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::wire::{Spot, View};
+use super::{
+    generation::Generation,
+    wire::{Spot, View},
+};
 
 /// One Sentinel's place at the table.
 #[derive(Clone, Debug, Default)]
@@ -37,8 +41,6 @@ pub(crate) enum Word {
 pub(crate) struct Followed {
     pub(crate) spot: Spot,
     pub(crate) epoch: u64,
-    /// The Sentinels that vouched for it at that epoch.
-    pub(crate) vouched: Vec<Arc<str>>,
     /// Nothing was heard from it for so long that an older epoch may be believed.
     pub(crate) lost: bool,
 }
@@ -62,11 +64,13 @@ pub(crate) enum Verdict {
     Strangers,
 }
 
-/// Counts. `known`: how many Sentinels there are, heard or not. `turn` breaks ties in turn: the role on the link decides them.
+/// Counts. `known`: how many Sentinels there are, heard or not; `generation`: those whose epochs can be compared with the one that is
+/// followed. `turn` breaks ties in turn: the role on the link decides them.
 pub(crate) fn vote<'a>(
     seats: impl Iterator<Item = &'a Seat>,
     known: usize,
     followed: Option<&Followed>,
+    generation: &Generation,
     turn: usize,
 ) -> Verdict {
     let mut table = Table::default();
@@ -82,7 +86,16 @@ pub(crate) fn vote<'a>(
     let Some(followed) = followed else {
         return group.follow(spot);
     };
-    if *spot == followed.spot || table.is_believed(group, followed) {
+    let agreed = group.votes * 2 > known;
+    if group.epoch >= followed.epoch || (*spot == followed.spot && agreed) {
+        group.follow(spot)
+    } else if *spot == followed.spot {
+        // One that is behind, or has begun anew, makes it no older: the next stale one would be believed.
+        Verdict::Follow {
+            spot: spot.clone(),
+            epoch: followed.epoch,
+        }
+    } else if followed.lost && table.is_believed(group, agreed, generation) {
         group.follow(spot)
     } else {
         Verdict::Keep
@@ -172,15 +185,13 @@ impl<'a> Table<'a> {
         chosen.copied().map(entry)
     }
 
-    /// Whether another primary than the one followed is believed in.
-    fn is_believed(&self, group: &Group, followed: &Followed) -> bool {
-        if group.epoch >= followed.epoch {
-            return true;
-        }
-        // Epochs count within one life of the Sentinels. Those who answer have begun anew, or agree that it was long ago.
+    /// Whether those are believed who name another primary, of an older epoch, now that the one followed is lost. `agreed`: they are
+    /// more than half of all Sentinels.
+    fn is_believed(&self, group: &Group, agreed: bool, generation: &Generation) -> bool {
+        // Epochs count within one life of the Sentinels. They have begun anew, or nobody is left who says that it was long ago.
         let anew =
-            !group.ids.is_empty() && group.ids.iter().all(|id| !followed.vouched.contains(id));
-        followed.lost && (group.votes == self.answers || (anew && group.votes * 2 > self.answers))
+            group.ids.len() == group.votes && group.ids.iter().all(|id| generation.is_new(id));
+        (agreed && group.votes == self.answers) || (anew && group.votes * 2 > self.answers)
     }
 
     fn nobody(&self) -> Verdict {
@@ -217,6 +228,15 @@ mod tests {
         }
     }
 
+    /// The same from one that has not said yet who it is.
+    fn nameless(port: u16, epoch: u64) -> Seat {
+        let mut seat = says(port, epoch, "");
+        if let Word::Says(view) = &mut seat.word {
+            view.id = None;
+        }
+        seat
+    }
+
     fn out(mut seat: Seat) -> Seat {
         seat.asked = true;
         seat
@@ -241,9 +261,22 @@ mod tests {
         Some(Followed {
             spot: spot(port),
             epoch,
-            vouched: ["a", "b", "c"].map(Into::into).into(),
             lost,
         })
+    }
+
+    /// The votes, where "a", "b" and "c" were met before.
+    fn vote<'a>(
+        seats: impl Iterator<Item = &'a Seat>,
+        known: usize,
+        current: Option<&Followed>,
+        turn: usize,
+    ) -> Verdict {
+        let mut generation = Generation::default();
+        for id in ["a", "b", "c"] {
+            generation.meet(&id.into());
+        }
+        super::vote(seats, known, current, &generation, turn)
     }
 
     #[test]
@@ -311,6 +344,11 @@ mod tests {
                 followed(new, 4, false),
                 Verdict::Keep,
             ),
+            (
+                vec![says(old, 3, "a"), silent(), silent()],
+                followed(new, 4, true),
+                Verdict::Keep,
+            ),
         ] {
             assert_eq!(
                 vote(seats.iter(), 3, current.as_ref(), 0),
@@ -365,7 +403,24 @@ mod tests {
                 true,
                 Verdict::Keep,
             ),
-            // All who answer agree, whoever they are.
+            // Only some of them answer yet.
+            (
+                vec![says(1, 0, "x"), silent(), silent()],
+                true,
+                follow(1, 0),
+            ),
+            // One of them says so alone, and one whose name is not known.
+            (
+                vec![says(1, 0, "x"), nameless(1, 0), silent()],
+                true,
+                follow(1, 0),
+            ),
+            (
+                vec![nameless(1, 0), silent(), silent()],
+                true,
+                Verdict::Keep,
+            ),
+            // All who answer agree, whoever they are, and are more than half of all there are.
             (
                 vec![says(1, 0, "a"), says(1, 0, "b"), silent()],
                 true,
@@ -377,6 +432,30 @@ mod tests {
                 vote(seats.iter(), 3, current.as_ref(), 0),
                 expected,
                 "{seats:?} {lost}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_that_is_behind_makes_the_primary_no_older() {
+        for (seats, expected) in [
+            (vec![says(2, 0, "x"), silent(), silent()], follow(2, 4)),
+            (vec![says(2, 3, "a"), silent(), silent()], follow(2, 4)),
+            (
+                vec![says(2, 0, "x"), says(2, 0, "y"), silent()],
+                follow(2, 0),
+            ),
+            (
+                vec![says(2, 0, "x"), says(2, 0, "y"), says(2, 4, "c")],
+                follow(2, 4),
+            ),
+            (vec![says(2, 5, "a"), silent(), silent()], follow(2, 5)),
+        ] {
+            let current = followed(2, 4, false);
+            assert_eq!(
+                vote(seats.iter(), 3, current.as_ref(), 0),
+                expected,
+                "{seats:?}"
             );
         }
     }

@@ -150,7 +150,7 @@ pub(crate) fn answer(values: &[Value], depth: Depth) -> Option<Answer> {
         ..View::default()
     };
     if depth.census {
-        view.id = values.next().and_then(text).map(Into::into);
+        view.id = values.next().and_then(text).and_then(id);
         view.sentinels = values.next().and_then(others);
     }
     if depth.replicas {
@@ -181,11 +181,16 @@ fn others(value: &Value) -> Option<Vec<Other>> {
         let flags = fields.text("flags").unwrap_or_default();
         Some(Other {
             spot: fields.spot()?,
-            id: fields.text("runid")?.into(),
+            id: id(fields.text("runid")?)?,
             down: has_flag(flags, "s_down"),
         })
     };
     Some(rows.filter_map(other).collect())
+}
+
+/// A Sentinel's id is 40 hexadecimal digits.
+fn id(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty() && text.len() <= LONGEST_ID).then(|| text.into())
 }
 
 fn promoting(value: &Value) -> Option<Spot> {
@@ -398,6 +403,7 @@ const REFUSALS: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED"];
 /// No set of Sentinels is so large; a peer that says so is not believed to the end.
 const MOST_ROWS: usize = 256;
 const LONGEST_HOST: usize = 255;
+const LONGEST_ID: usize = 64;
 
 #[cfg(test)]
 mod tests {
