@@ -67,6 +67,9 @@ struct Seen {
 pub(super) struct Belief {
     early: bool,
     seats: BTreeMap<PeerId, Seat>,
+    /// Those that were configured.
+    seeds: usize,
+    /// As many as they say they are.
     known: usize,
     generation: Generation,
     failover: Failover,
@@ -87,12 +90,13 @@ pub(super) struct Belief {
 }
 
 impl Belief {
-    /// `known`: how many Sentinels there are, as far as is known. `early`: whether four witnesses are enough.
-    pub(super) fn new(known: usize, early: bool) -> Self {
+    /// `seeds`: how many Sentinels were configured. `early`: whether four witnesses are enough.
+    pub(super) fn new(seeds: usize, early: bool) -> Self {
         Self {
             early,
             seats: BTreeMap::new(),
-            known: known.max(1),
+            seeds,
+            known: seeds.max(1),
             generation: Generation::default(),
             failover: Failover::default(),
             followed: None,
@@ -293,8 +297,10 @@ impl Belief {
             return Some(self.follow(turn, now));
         }
         let seats = self.seats.values();
+        // One that was wiped knows of no others; those configured may still answer. Who will not is not waited for.
+        let known = self.known.max(self.seeds);
         let followed = self.followed.as_ref();
-        let verdict = vote(seats, self.known, followed, &self.generation, self.round);
+        let verdict = vote(seats, known, followed, &self.generation, self.round);
         if verdict != Verdict::Nobody {
             self.unanswered_since = None;
         }
@@ -481,6 +487,33 @@ mod tests {
         belief.on_word(1, Word::Silent, now);
         belief.decide(now);
         assert_eq!(belief.trouble(), Some(Trouble::Nobody));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_knows_of_no_others_decides_nothing_while_they_may_answer() {
+        let now = Instant::now();
+        let started = |peers| {
+            let mut belief = Belief::new(3, true);
+            (0..peers).for_each(|peer| belief.meet(peer, true));
+            let Word::Says(view) = says(1, 0) else {
+                return belief;
+            };
+            let alone = Word::Says(View { others: 0, ..view });
+            belief.on_word(0, alone, now);
+            belief
+        };
+        let mut belief = started(3);
+        assert_eq!(belief.decide(now), None);
+        belief.on_word(1, says(2, 4), now);
+        assert_eq!(belief.decide(now), None);
+        belief.on_word(2, says(2, 4), now);
+        assert_eq!(belief.decide(now).map(|turn| turn.spot), Some(spot(2)));
+        // Two that were named may be gone for ever.
+        let mut belief = started(3);
+        belief.on_word(1, Word::Silent, now);
+        assert_eq!(belief.decide(now), None);
+        belief.on_word(2, Word::Silent, now);
+        assert_eq!(belief.decide(now).map(|turn| turn.spot), Some(spot(1)));
     }
 
     #[tokio::test(start_paused = true)]
