@@ -283,6 +283,12 @@ impl Belief {
         self.seats.values().filter(answers).count()
     }
 
+    /// Whether one that was configured has neither answered nor failed yet.
+    pub(super) fn awaits(&self) -> bool {
+        let is_awaited = |seat: &Seat| seat.asked && matches!(seat.word, Word::Silent);
+        self.seats.values().any(is_awaited)
+    }
+
     /// Draws the conclusion from what was heard so far.
     pub(super) fn decide(&mut self, now: Instant) -> Option<Turn> {
         self.count_sentinels();

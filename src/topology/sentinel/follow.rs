@@ -24,7 +24,7 @@ use super::{
     plan::Plan,
     table::Table,
     vote::Word,
-    wire::{Answer, Depth, Event, Spot},
+    wire::{Answer, Depth, Event, Other, Spot},
 };
 use crate::{
     Error, ErrorKind, Phase,
@@ -89,7 +89,7 @@ impl Follow {
         let mut names = Names::new(plan.clone());
         let mut table = Table::new(plan.clone(), reporter.clone());
         for (host, port) in seeds {
-            let number = table.meet(Spot::new(host, *port), &mut names, false, now);
+            let number = table.meet(Spot::new(host, *port), &mut names, None, now);
             belief.meet(number, true);
         }
         Self {
@@ -158,13 +158,11 @@ impl Follow {
     }
 
     fn on_answer(&mut self, number: PeerId, answer: Answer, now: Instant) {
+        let mut others = None;
         let word = match answer {
             Answer::Says(view) => {
                 self.table.heard(number, view.id.as_ref(), now);
-                let others = view.sentinels.clone().unwrap_or_default();
-                for met in self.table.learn(others, &mut self.names, now) {
-                    self.belief.meet(met, false);
-                }
+                others.clone_from(&view.sentinels);
                 Word::Says(view)
             }
             Answer::Unknown => Word::Unknown,
@@ -179,6 +177,18 @@ impl Follow {
         });
         self.table.heard(number, None, now);
         self.belief.on_word(number, word, now);
+        match others {
+            // One that was configured may be one of them, and has not said yet who it is: they are counted again the next time.
+            Some(_) if self.belief.awaits() => self.next_census = now,
+            Some(others) => self.learn(others, now),
+            None => {}
+        }
+    }
+
+    fn learn(&mut self, others: Vec<Other>, now: Instant) {
+        for met in self.table.learn(others, &mut self.names, now) {
+            self.belief.meet(met, false);
+        }
     }
 
     fn on_failure(&mut self, number: PeerId, error: Error, now: Instant) {

@@ -56,12 +56,12 @@ impl Table {
         }
     }
 
-    /// Begins to ask the Sentinel at `spot`.
+    /// Begins to ask the Sentinel at `spot`: a configured one, or the one of this id that others know.
     pub(super) fn meet(
         &mut self,
         spot: Spot,
         names: &mut Names,
-        learned: bool,
+        learned: Option<Arc<str>>,
         now: Instant,
     ) -> PeerId {
         let number = self.next;
@@ -77,8 +77,8 @@ impl Table {
         );
         let peer = Peer {
             spot,
-            id: None,
-            learned,
+            learned: learned.is_some(),
+            id: learned,
             heard: now,
             _task: spawn_owned(&self.plan.runtime, task),
         };
@@ -98,7 +98,7 @@ impl Table {
             let is_known =
                 |peer: &Peer| peer.id.as_ref() == Some(&other.id) || peer.spot == other.spot;
             if self.peers.len() < MOST && !self.peers.values().any(is_known) {
-                met.push(self.meet(other.spot, names, true, now));
+                met.push(self.meet(other.spot, names, Some(other.id), now));
             }
         }
         met
