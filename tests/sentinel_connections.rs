@@ -1,4 +1,5 @@
-//! Promise 11 towards the Sentinels: one connection to each, by whatever names it is known.
+//! Promise 11 towards the Sentinels: one connection to each, by whatever names it is known, and a pause before a Sentinel that hangs up
+//! is dialled again.
 #![allow(clippy::unwrap_used, reason = "a test may end here")]
 
 mod common;
@@ -9,7 +10,7 @@ use common::sentinel::*;
 use common::*;
 use holdfast_lab::Embedded;
 use holdfast_lab::dns::{Answer, Dns};
-use holdfast_lab::sentinel::{FakeSentinel, View};
+use holdfast_lab::sentinel::{FakeSentinel, Mood, View};
 use redis_holdfast::Client;
 use redis_holdfast::dns::Hickory;
 use tokio::time::sleep;
@@ -65,4 +66,36 @@ async fn a_sentinel_that_is_named_and_announces_its_ip_is_dialled_once() {
         accepts(&all) == [2, 2, 2]
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_hangs_up_is_not_dialled_in_a_storm() {
+    // At the first question, and after the first answers.
+    for answered in [0, 5] {
+        let redis = Embedded::start().await.unwrap();
+        let all = fakes(redis.addr()).await;
+        all.iter().for_each(|one| one.mood(Mood::HangsUp(answered)));
+        let hosts: Vec<String> = all.iter().map(|one| one.addr().to_string()).collect();
+        let client = Client::builder(&format!("redis+sentinel://{}/orders", hosts.join(",")))
+            .unwrap()
+            .call_timeout(CALL_TIMEOUT)
+            .build()
+            .unwrap();
+        // Calls start it.
+        let _ = ask(&client).await;
+        sleep(SECOND * 2).await;
+        let dialled = accepts(&all);
+        assert!(
+            dialled.iter().all(|dialled| *dialled <= 20),
+            "hang up after {answered}: {dialled:?} within 2 s"
+        );
+        println!(
+            "FIGURE P11 Sentinels that hang up after {answered} answers: {dialled:?} dials in 2 s"
+        );
+        all.iter().for_each(|one| one.mood(Mood::Well));
+        until("served once they stay", SECOND * 2, async || {
+            ask(&client).await.is_ok()
+        })
+        .await;
+    }
 }

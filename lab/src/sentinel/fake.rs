@@ -56,6 +56,8 @@ pub enum Mood {
     Silent,
     /// Knows the name and has no address for it.
     Null,
+    /// Ends each connection once so many questions of `SENTINEL` were answered over it; with 0, at the first one.
+    HangsUp(usize),
     /// Every command but `AUTH` and `HELLO` is refused with this error.
     Refuses(String),
 }
@@ -224,6 +226,8 @@ struct Talk {
     resp3: bool,
     channels: BTreeSet<String>,
     patterns: BTreeSet<String>,
+    questions: usize,
+    over: bool,
 }
 
 impl Drop for Talk {
@@ -246,7 +250,7 @@ async fn talk(mut stream: TcpStream, mut talk: Talk) {
         }
         // Read but not looked at: its event loop hangs.
         let _ = mood.wait_for(|mood| *mood != Mood::Silent).await;
-        loop {
+        while !talk.over {
             match take_command(&mut input) {
                 Ok(None) => break,
                 Ok(Some(words)) if words.is_empty() => {}
@@ -254,7 +258,7 @@ async fn talk(mut stream: TcpStream, mut talk: Talk) {
                 Err(_) => return,
             }
         }
-        if stream.write_all(&out).await.is_err() {
+        if stream.write_all(&out).await.is_err() || talk.over {
             return;
         }
         out.clear();
@@ -268,6 +272,8 @@ impl Talk {
             resp3: false,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            questions: 0,
+            over: false,
         }
     }
 
@@ -298,6 +304,15 @@ impl Talk {
         {
             Reply::error(why.clone()).write(out, self.resp3);
             return;
+        }
+        if let Mood::HangsUp(most) = mood
+            && name == "SENTINEL"
+        {
+            self.questions += 1;
+            self.over = self.questions >= most;
+            if self.questions > most {
+                return;
+            }
         }
         match name.as_str() {
             "SUBSCRIBE" | "PSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE" => {

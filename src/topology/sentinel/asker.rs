@@ -2,8 +2,8 @@
 //!
 //! Owns [`Asker`]: the link to one server by its name, one question at a time. Promises: it dials like every link of this crate (names
 //! followed, unanswered SYNs renewed, one connection in a frozen peer's queue); a question is answered or given up within its time; a
-//! peer that is silent for a second is dialled anew. Leaves what is asked to [`peer`](super::peer) and [`candidate`](super::candidate).
-//! Fails as data: [`Heard::Failed`].
+//! peer that is silent for a second is dialled anew, one whose connections do not last after growing pauses. Leaves what is asked to
+//! [`peer`](super::peer) and [`candidate`](super::candidate). Fails as data: [`Heard::Failed`].
 
 use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -48,6 +48,8 @@ pub(super) struct Asker {
     template: Attempt,
     prober: Prober<LinkConnector>,
     link: Option<Link>,
+    /// When the last connection was made.
+    connected: Instant,
     states: Option<watch::Receiver<LinkState>>,
     pushes: mpsc::Receiver<Value>,
     question: Option<Question>,
@@ -85,6 +87,7 @@ impl Asker {
             spot,
             found,
             link: None,
+            connected: Instant::now(),
             states: None,
             pushes,
             question: None,
@@ -169,8 +172,8 @@ impl Asker {
         let LinkState::Dead { error, .. } = state else {
             return None;
         };
-        self.hang_up();
-        self.dial();
+        let pause = self.hang_up();
+        self.dial(Instant::now() + pause);
         Some(Heard::Failed(error))
     }
 
@@ -178,8 +181,8 @@ impl Asker {
         match sighting {
             Sighting::Served(link) => {
                 self.prober.rest();
-                self.prober.calm();
                 self.first_by = None;
+                self.connected = Instant::now();
                 let mut states = link.watch();
                 states.mark_changed();
                 self.states = Some(states);
@@ -214,11 +217,9 @@ impl Asker {
             Address::Tcp(address) => found.gone.contains(&address.ip()),
             Address::Unix(_) => false,
         });
-        if left {
-            self.hang_up();
-        }
+        let pause = if left { self.hang_up() } else { Duration::ZERO };
         if self.link.is_none() {
-            self.dial();
+            self.dial(Instant::now() + pause);
         }
         let trouble = found.trouble.filter(|_| found.addresses.is_empty())?;
         self.first_by = None;
@@ -226,13 +227,20 @@ impl Asker {
         Some(Heard::Failed(error))
     }
 
-    fn hang_up(&mut self) {
+    /// Lets the connection go. Gives the pause before the next one: a peer whose connections do not last is not dialled in a storm.
+    fn hang_up(&mut self) -> Duration {
         self.link = None;
         self.states = None;
         self.question = None;
+        let lived = self.connected.elapsed();
+        if lived >= SETTLED {
+            self.prober.calm();
+            return Duration::ZERO;
+        }
+        self.prober.gap().saturating_sub(lived)
     }
 
-    fn dial(&mut self) {
+    fn dial(&mut self, at: Instant) {
         let port = self.spot.port;
         let addresses = self.found.borrow().addresses.clone();
         let targets: Vec<Address> = addresses
@@ -242,11 +250,10 @@ impl Asker {
         if targets.is_empty() {
             return;
         }
-        let now = Instant::now();
         if self.prober.is_resting() {
-            self.first_by = Some(now + self.answer_timeout);
+            self.first_by = Some(at + self.answer_timeout);
         }
-        self.prober.aim(targets, Haste::Urgent, now);
+        self.prober.aim(targets, Haste::Urgent, at);
     }
 }
 
@@ -268,5 +275,7 @@ async fn changed(states: &mut Option<watch::Receiver<LinkState>>) {
 }
 
 /// As for every link: the prober renews a silent connection long before.
+/// A connection that lived this long was no accident of a broken peer.
+const SETTLED: Duration = Duration::from_secs(1);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 const NO_RESP3: &str = "server does not speak RESP3";
