@@ -308,7 +308,8 @@ impl<S: Socket> Driver<S> {
             Retire::Abort(error) => return Err(Exit::Aborted(error.clone())),
             Retire::Drain | Retire::Bench => self.pace.lost("connection is being replaced"),
         };
-        if let Some(from) = self.owed.release_unsent(self.outbox.written(), &error) {
+        let (written, drains) = (self.outbox.written(), matches!(order, Retire::Drain));
+        if let Some(from) = self.owed.release_unsent(written, &error, drains) {
             self.outbox.withdraw(from);
         }
         self.end_unbegun(&error);

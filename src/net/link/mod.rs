@@ -278,6 +278,39 @@ pub(crate) mod tests {
         }
     }
 
+    /// The answer of one whose sender does not wait is that it is on its way.
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_drained_still_writes_what_nobody_waits_for() {
+        let (near, mut far) = duplex(16);
+        let link = link(near, b"", 0);
+        let mut set = redis::cmd("SET");
+        set.arg("k").arg("v").set_no_response(true);
+        for _ in 0..3 {
+            let (job, ticket) = Job::pair(Request::from(&set));
+            link.submit(job).expect("taken in");
+            assert!(matches!(ticket.await, job::Outcome::Replied(_)));
+        }
+        link.retire(Retire::Drain);
+        let mut asked = BytesMut::new();
+        let whole = set.get_packed_command().repeat(3);
+        while asked.len() < whole.len() {
+            let read = timeout(Duration::from_millis(50), far.read_buf(&mut asked));
+            assert!(
+                read.await.expect("in time").expect("readable") > 0,
+                "closed"
+            );
+        }
+        assert_eq!(asked, whole);
+        let state = link.watch();
+        assert!(
+            !matches!(*state.borrow(), LinkState::Dead { .. }),
+            "not run yet"
+        );
+        far.write_all(&b"+OK\r\n".repeat(3)).await.expect("room");
+        far.read_buf(&mut asked).await.expect("closed");
+        assert!(matches!(*state.borrow(), LinkState::Dead { .. }));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nudges_answered_with_the_handshake_leave_no_silence() {
         let (near, _far) = duplex(1 << 20);

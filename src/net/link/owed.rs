@@ -45,6 +45,10 @@ struct Entry {
 }
 
 impl Entry {
+    fn is_silent(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.is_silent())
+    }
+
     /// Skips `value`, but for an error: it is why a transaction will be refused.
     fn pass(&mut self, value: Value) {
         if let (Value::ServerError(_), Some(job)) = (&value, &self.job) {
@@ -170,13 +174,19 @@ impl Owed {
         Ok(())
     }
 
-    /// Lets go of every request of which no byte was written, newest first, and gives where the oldest of them began.
-    pub(crate) fn release_unsent(&mut self, written: u64, error: &Error) -> Option<u64> {
+    /// Lets go of every request of which no byte was written, newest first, and gives where the oldest of them began. `but_silent`: one whose sender does
+    /// not wait was told that it is on its way, and goes out, with what stands before it.
+    pub(crate) fn release_unsent(
+        &mut self,
+        written: u64,
+        error: &Error,
+        but_silent: bool,
+    ) -> Option<u64> {
         let mut from = None;
         while self
             .entries
             .back()
-            .is_some_and(|entry| entry.start >= written)
+            .is_some_and(|entry| entry.start >= written && !(but_silent && entry.is_silent()))
             && let Some(entry) = self.entries.pop_back()
         {
             from = Some(entry.start);
@@ -202,7 +212,7 @@ impl Owed {
         if is_whole || !self.entries.get(last).is_some_and(given_up) {
             return false;
         }
-        self.release_unsent(written, &pace.lost("half written"));
+        self.release_unsent(written, &pace.lost("half written"), false);
         self.entries.pop_back().is_some()
     }
 
@@ -217,7 +227,7 @@ impl Owed {
 
     /// Tells everybody that no reply will come.
     pub(crate) fn end_all(&mut self, written: u64, error: &Error) {
-        self.release_unsent(written, error);
+        self.release_unsent(written, error, false);
         for job in self.entries.drain(..).filter_map(|entry| entry.job) {
             job.end(Sent::Maybe, error, &self.origin);
         }
@@ -244,12 +254,11 @@ impl Owed {
         std::mem::take(&mut self.served)
     }
 
-    /// Whether a caller still waits.
+    /// Whether a caller still waits, or has been told that its command is on its way.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.entries
-            .iter()
-            .filter_map(|entry| entry.job.as_ref())
-            .any(|job| job.is_awaited())
+        self.entries.iter().any(|entry| {
+            entry.is_silent() || entry.job.as_ref().is_some_and(|job| job.is_awaited())
+        })
     }
 }
 
@@ -356,7 +365,7 @@ mod tests {
             (begun(redis::cmd("INCR")), begun(redis::cmd("INCR")));
         owed.push(a, 0);
         owed.push(b, 20);
-        assert_eq!(owed.release_unsent(5, &lost()), Some(20));
+        assert_eq!(owed.release_unsent(5, &lost(), false), Some(20));
         assert!(
             matches!(outcome(&mut unsent), Some(Outcome::Ended(end)) if end.sent == Sent::Never)
         );

@@ -51,7 +51,7 @@ impl Driver {
             .owed
             .iter()
             .filter_map(|owed| owed.job.as_ref())
-            .any(|job| job.is_awaited())
+            .any(|job| job.is_awaited() || job.is_silent())
     }
 
     pub(super) fn finish(&mut self, exit: Exit) {
