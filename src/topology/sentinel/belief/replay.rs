@@ -179,7 +179,7 @@ fn everything(_: &[String]) -> bool {
 macro_rules! recording {
     ($name:literal) => {
         Recording::read(include_str!(concat!(
-            "../../../tests/fixtures/sentinel/",
+            "../../../../tests/fixtures/sentinel/",
             $name,
             ".txt"
         )))
