@@ -63,6 +63,8 @@ fn a_census_names_the_others_and_a_look_at_the_replicas_the_one_that_is_promoted
         Value::Array(vec![
             other("10.0.1.1", "sentinel"),
             other("10.0.1.2", "s_down,sentinel"),
+            // Ids are remembered: none is this long.
+            other(&"f".repeat(LONGEST_ID + 1), "sentinel"),
             Value::Nil,
         ]),
         Value::Array(vec![
