@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use common::sentinel::*;
 use common::*;
 use holdfast_lab::load::LagMeter;
 use holdfast_lab::{Mode, SentinelSet};
-use redis_holdfast::redis::{RedisResult, cmd, pipe};
+use redis_holdfast::redis::{AsyncCommands, RedisResult, cmd, pipe};
 use redis_holdfast::{Client, Error, ErrorKind, Phase, ReadFrom, Replay, Request};
 use tokio::time::{Instant, sleep};
 use tower::Service;
@@ -147,6 +148,26 @@ async fn reads_are_spread_over_the_replicas_and_everything_else_goes_to_the_prim
     // By lot: 150 each, ± 11.
     assert!(reads[1].min(reads[2]) >= 90, "{reads:?}");
     assert_eq!(ran(&set, 0, "set").await, 200);
+}
+
+/// A cursor means something to the server that gave it, and every page is a read of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_finds_every_key_wherever_reads_go() {
+    let Some(set) = set(2).await else { return };
+    let client = reader(&set, ReadFrom::Replica).await;
+    until_read_from(&set, &client, &[1, 2], SECOND * 2).await;
+    let mut shared = client.clone();
+    let mut fill = pipe();
+    for key in 0..3_000 {
+        fill.set(format!("canary-{key}"), key).ignore();
+    }
+    let () = fill.query_async(&mut shared).await.unwrap();
+    let mut found = HashSet::new();
+    let mut keys = shared.scan::<String>().await.unwrap();
+    while let Some(key) = keys.next_item().await {
+        found.insert(key.unwrap());
+    }
+    assert_eq!(found.len(), 3_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

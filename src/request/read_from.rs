@@ -14,9 +14,10 @@ use super::Request;
 /// is lost on the way goes on to the next one, within its deadline; one that waits for a replica which has just fallen silent may end as
 /// `Timeout`. Replicas have circuits of their own: none of theirs opens the primary's.
 ///
-/// Reads are the commands that a server flags `readonly` (`GET`, `MGET`, `HGETALL`, `SCAN`, `SORT_RO`, `EVAL_RO`, …), and pipelines of such.
+/// Reads are the commands that a server flags `readonly` (`GET`, `MGET`, `HGETALL`, `SORT_RO`, `EVAL_RO`, …), and pipelines of such.
 /// Transactions, commands that may write with other options (`SORT`, `GETEX`), blocking ones, those with subcommands, questions
-/// about the server (`INFO`, `PING`) and commands that the crate does not know are none.
+/// about the server (`INFO`, `PING`) and commands that the crate does not know are none. Nor are `SCAN`, `HSCAN`, `SSCAN` and `ZSCAN`: their cursor
+/// means something to the server that gave it and to no other.
 ///
 /// ```
 /// use redis_holdfast::{Client, Error, ErrorKind, ReadFrom, redis::{AsyncCommands, RedisResult}};
@@ -97,6 +98,11 @@ mod tests {
             "FCALL f 0",
             "WAIT 1 0",
             "WATCH k",
+            "SCAN 0",
+            "HSCAN k 0",
+            "SSCAN k 0",
+            "ZSCAN k 0",
+            "CLUSTERSCAN 0",
             "SUBSCRIBE c",
             "PUBLISH c m",
             "UNHEARD.OF k",
