@@ -66,11 +66,8 @@ enum Bar {
     None,
     /// It makes the server hold back later replies, except inside a transaction.
     Blocks(&'static str),
-    /// The same when `BLOCK` stands between argument `from` and `STREAMS`.
-    BlocksWith {
-        from: usize,
-        why: &'static str,
-    },
+    /// The same when `BLOCK` is among the options that stand before `STREAMS`.
+    BlocksWith(&'static str),
     /// It changes what the connection is, or how many replies it gives.
     Session(&'static str),
     /// It begins a transaction: only in a pipeline that also ends it.
@@ -96,7 +93,7 @@ pub(crate) fn classify(cmd: &Cmd) -> Verdict {
         reads: read.is_answered_by_replicas(),
         refusal: match read.bar {
             Bar::None => None,
-            Bar::BlocksWith { why, .. }
+            Bar::BlocksWith(why)
             | Bar::Blocks(why)
             | Bar::Session(why)
             | Bar::Begins(why)
@@ -168,7 +165,7 @@ impl Read {
                 _ => command.effect,
             },
             bar: match command.bar {
-                Bar::BlocksWith { from, .. } if !blocks_from(cmd, from) => Bar::None,
+                Bar::BlocksWith(_) if !awaits_streams(cmd) => Bar::None,
                 bar => bar,
             },
         }
@@ -203,8 +200,8 @@ impl Walk {
             Bar::Ends(_) if self.inside && !self.atomic => self.inside = false,
             Bar::Begins(_) => self.refuse(NESTED),
             Bar::Ends(why) | Bar::Session(why) => self.refuse(why),
-            Bar::Blocks(why) | Bar::BlocksWith { why, .. } if !self.inside => self.refuse(why),
-            Bar::Blocks(_) | Bar::BlocksWith { .. } => self.count(read.effect),
+            Bar::Blocks(why) | Bar::BlocksWith(why) if !self.inside => self.refuse(why),
+            Bar::Blocks(_) | Bar::BlocksWith(_) => self.count(read.effect),
             Bar::None => self.count(read.effect),
         }
     }
@@ -271,8 +268,8 @@ impl Command {
         self
     }
 
-    const fn blocks_with(self, from: usize, why: &'static str) -> Self {
-        self.barred(Bar::BlocksWith { from, why })
+    const fn blocks_with(self, why: &'static str) -> Self {
+        self.barred(Bar::BlocksWith(why))
     }
 }
 
@@ -321,14 +318,24 @@ fn has_only(cmd: &Cmd, from: usize, words: &[&str]) -> bool {
     true
 }
 
-fn blocks_from(cmd: &Cmd, from: usize) -> bool {
-    cmd.args_iter()
-        .skip(from)
-        .map_while(|arg| match arg {
-            Arg::Simple(arg) if !is_word(arg, "STREAMS") => Some(arg),
-            _ => None,
-        })
-        .any(|arg| is_word(arg, "BLOCK"))
+/// Whether a reader of streams waits for one to grow. The options before `STREAMS` are read as a server reads them, in any order (`xreadCommand` in
+/// `t_stream.c`); behind one that we do not know anything may be meant.
+fn awaits_streams(cmd: &Cmd) -> bool {
+    let mut words = cmd.args_iter().skip(1);
+    while let Some(word) = words.next() {
+        let is = |option| matches!(word, Arg::Simple(word) if is_word(word, option));
+        let values = match () {
+            () if is("STREAMS") => return false,
+            () if is("NOACK") => 0,
+            () if is("COUNT") || is("CLAIM") => 1,
+            () if is("GROUP") => 2,
+            () => return true,
+        };
+        for _ in 0..values {
+            words.next();
+        }
+    }
+    false
 }
 
 fn is_word(arg: &[u8], word: &str) -> bool {

@@ -58,7 +58,7 @@ fn what_bars_a_command_names_it() {
         match row.bar {
             Bar::None => {}
             Bar::Blocks(why)
-            | Bar::BlocksWith { why, .. }
+            | Bar::BlocksWith(why)
             | Bar::Session(why)
             | Bar::Begins(why)
             | Bar::Ends(why) => {
@@ -176,6 +176,12 @@ fn what_may_not_ride_a_shared_connection_is_refused_by_name() {
         "XREAD BLOCK 0 STREAMS s 0",
         "XREAD COUNT 1 block 0 STREAMS s 0",
         "XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
+        "XREADGROUP BLOCK 0 GROUP g c STREAMS s >",
+        "XREADGROUP COUNT 1 BLOCK 0 GROUP g c STREAMS s >",
+        "XREADGROUP COUNT 1 GROUP g streams BLOCK 0 STREAMS s >",
+        "XREADGROUP GROUP g c NOACK block 0 STREAMS s >",
+        "XREADGROUP GROUP g c CLAIM 10 BLOCK 0 STREAMS s >",
+        "XREAD LATER 1 STREAMS s 0",
         "SUBSCRIBE c",
         "PSUBSCRIBE c",
         "SSUBSCRIBE c",
