@@ -380,6 +380,30 @@ async fn an_attempt_does_not_share_the_time_of_the_one_before() {
     assert_eq!(server.attempts(), 2);
 }
 
+/// And whoever's retry that is: what it keeps is a call that has not begun.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_of_somebody_elses_retry_does_not_share_it_either() {
+    let server = Server::default();
+    let attempt = TimeoutLayer::new(100 * MS).layer(server.service());
+    let retry = service_fn(move |request: Request| {
+        let (attempt, kept) = (attempt.clone(), request.clone());
+        async move {
+            match attempt.clone().oneshot(request).await {
+                Err(_) => attempt.oneshot(kept).await,
+                served => served,
+            }
+        }
+    });
+    let service = TelemetryLayer::new("attempts-of-others").layer(retry);
+    server.silent.store(true, Relaxed);
+    let (reply, ()) = tokio::join!(service.oneshot(get()), async {
+        sleep(100 * MS).await;
+        server.silent.store(false, Relaxed);
+    });
+    assert!(reply.is_ok(), "{reply:?}");
+    assert_eq!(server.attempts(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_first_polled_after_its_deadline_reaches_nobody() {
     let server = Server::default();

@@ -72,12 +72,21 @@ pub struct Request {
 }
 
 /// What the layers above have read off the clock.
-#[derive(Clone, Copy)]
 enum Time {
     Unread,
     /// The call began then, and has no deadline yet.
     Begun(Instant),
     Due(Deadline),
+}
+
+impl Clone for Time {
+    /// A copy of a request is another call: it shares the deadline above it, and begins anew.
+    fn clone(&self) -> Self {
+        match self {
+            Self::Unread | Self::Begun(_) => Self::Unread,
+            Self::Due(deadline) => Self::Due(*deadline),
+        }
+    }
 }
 
 /// What few requests carry, in a box of its own: every layer moves the request.
@@ -180,15 +189,6 @@ impl Request {
         if !matches!(self.time, Time::Due(_)) {
             self.time = Time::Begun(now);
         }
-    }
-
-    /// The same once more: without a deadline above it begins anew, and does not share the time of the first.
-    pub(crate) fn anew(&self) -> Self {
-        let mut request = self.clone();
-        if let Time::Begun(_) = request.time {
-            request.time = Time::Unread;
-        }
-        request
     }
 
     /// The deadline that the timeout layer gave it.

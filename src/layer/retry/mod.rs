@@ -200,7 +200,7 @@ where
     fn call(&mut self, request: Request) -> RetryFuture<S> {
         let left = self.shared.policy.further_attempts();
         // What is refused below is not tried again: a refusal copies nothing.
-        let kept = (left > 0 && !self.inner.refuses(&request)).then(|| request.anew());
+        let kept = (left > 0 && !self.inner.refuses(&request)).then(|| request.clone());
         RetryFuture {
             deadline: request.deadline(),
             shared: self.shared.clone(),
