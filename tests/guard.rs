@@ -12,7 +12,7 @@ use redis_holdfast::layer::{CircuitState, Guard, GuardLayer};
 use redis_holdfast::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis_holdfast::redis::{self, AsyncCommands};
 use redis_holdfast::{
-    ConnectionService, ErrorKind, Phase, PoolService, Reply, Request, ServiceConnection,
+    ConnectionService, ErrorKind, Phase, PoolService, Replay, Reply, Request, ServiceConnection,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
@@ -231,6 +231,30 @@ async fn database(connection: &mut impl ConnectionLike) -> u32 {
     let info: String = info.query_async(connection).await.unwrap();
     let db = info.split(' ').find_map(|field| field.strip_prefix("db="));
     db.unwrap().parse().unwrap()
+}
+
+/// What a script says of itself is no word of the server's: by then it has done what it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_answers_as_a_busy_server_would_runs_once() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let guard = GuardLayer::builder().name("script").call_timeout(SECOND);
+    let guard = guard.build().unwrap();
+    let mut guarded = guard.layer(ConnectionService::new(connection.clone()));
+    let mut bare = connection;
+    let script = "redis.call('INCR', KEYS[1]); return redis.error_reply('TRYAGAIN busy')";
+    let eval = redis::cmd("EVAL").arg(script).arg(1).arg("k").to_owned();
+    let answer = guarded.call(Request::from(&eval)).await.unwrap();
+    let said = answer.parse::<()>().unwrap_err();
+    assert_eq!(said.kind(), ErrorKind::Redis, "{said}");
+    assert_eq!(bare.get::<_, u64>("k").await.unwrap(), 1);
+    // Its sender knows that it may run again.
+    let tagged = Request::from(&eval).with_replay(Replay::Overwrite);
+    guarded.call(tagged).await.unwrap();
+    assert!(bare.get::<_, u64>("k").await.unwrap() > 2);
 }
 
 /// Under guard and bare, the same values and the same words.

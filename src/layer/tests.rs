@@ -404,6 +404,34 @@ async fn an_attempt_of_somebody_elses_retry_does_not_share_it_either() {
     assert_eq!(server.attempts(), 2);
 }
 
+/// An error reply that a script makes is said after it did what it did.
+#[tokio::test(start_paused = true)]
+async fn a_script_that_refuses_has_run() {
+    let server = Server::default();
+    let guard = patient().retry(rich()).build().expect("legal");
+    let service = guard.layer(server.service());
+    let script = || Request::from(redis::cmd("EVAL").arg("x").arg(0));
+    server.refuses.store(true, Relaxed);
+    let reply = service.clone().oneshot(script()).await.expect("an answer");
+    assert_eq!((reply.code(), server.attempts()), (Some("LOADING"), 1));
+    // Where that is harmless by its sender's word it goes again, and what comes of that says no more than is known.
+    let tagged = script().with_replay(Replay::Overwrite);
+    let reply = service.clone().oneshot(tagged.clone()).await;
+    assert_eq!((reply.is_ok(), server.attempts()), (true, 3));
+    let lost = async {
+        while server.attempts.load(Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        server.refuses.store(false, Relaxed);
+        server.lost.store(true, Relaxed);
+        server.never_sent.store(true, Relaxed);
+    };
+    let (result, ()) = tokio::join!(service.oneshot(tagged), lost);
+    let error = result.expect_err("lost");
+    assert!(error.may_have_executed(), "{error}");
+    assert_eq!(server.attempts(), 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_first_polled_after_its_deadline_reaches_nobody() {
     let server = Server::default();

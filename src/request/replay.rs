@@ -4,7 +4,7 @@
 //! Promises: what was not run may go again; what may have run goes again only if running it twice is harmless. Leaves *where to* and
 //! *when* to those who ask. Pure. Cannot fail.
 
-use super::{Request, commands::Effect};
+use super::{Request, Shape, commands::Effect};
 
 /// What may be sent again though it may have run. What was certainly not run may always go again.
 ///
@@ -72,6 +72,15 @@ impl Request {
             && self.replay() == Some(Replay::Overwrite)
     }
 
+    /// Whether it is one command and no script: what refuses it refuses all of it, and it has not run.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.shape(), Shape::Single | Shape::NoResponse)
+            && !matches!(
+                self.command(),
+                "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO"
+            )
+    }
+
     /// The words of the command, its name included; for a pipeline those of its first command.
     pub(crate) fn words(&self) -> Option<usize> {
         let line = self.packed().strip_prefix(b"*")?;
@@ -83,6 +92,23 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_or_a_pipeline_is_not_refused_as_a_whole() {
+        let plain = |line: &str| Request::from(redis::cmd(line).arg("x")).is_plain();
+        assert!(plain("GET") && plain("set") && plain("UNHEARD.OF"));
+        for script in [
+            "EVAL",
+            "evalsha",
+            "EVAL_RO",
+            "EVALSHA_RO",
+            "FCALL",
+            "FCALL_RO",
+        ] {
+            assert!(!plain(script), "{script}");
+        }
+        assert!(!Request::from(&*redis::pipe().get("k")).is_plain());
+    }
 
     #[test]
     fn what_may_have_run_goes_again_only_if_that_is_harmless() {

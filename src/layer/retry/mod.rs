@@ -40,6 +40,8 @@ use crate::{
 /// attempts, and outside a [`BreakerLayer`](super::BreakerLayer), which judges each.
 ///
 /// What goes again is what was certainly not run, reads, and by [`Replay::Overwrite`](crate::Replay::Overwrite) writes whose repetition is harmless; never a refused call.
+/// An error reply (`LOADING`, `TRYAGAIN`, …) refuses a command as a whole, which was then not run; a script's, or one in a pipeline, may come
+/// after something was done.
 /// The budget is shared by the clones of one service.
 ///
 /// # Metrics
@@ -264,7 +266,7 @@ where
     fn again(self: Pin<&mut Self>, result: &Result<Reply, Error>) -> Option<Duration> {
         let this = self.project();
         let request = this.kept.as_ref()?;
-        let reached = failed(result)?;
+        let reached = failed(result, request.is_plain())?;
         let (effect, policy) = (request.effect(), &this.shared.policy);
         let replay = policy.replay_of(request);
         if *this.left == 0 || !may_repeat(reached, effect, replay, false) {
@@ -277,6 +279,7 @@ where
         if !has_time || !this.shared.pays(now) {
             return None;
         }
+        *this.maybe_run |= reached == Reached::MaybeRun;
         *this.left -= 1;
         let kind = match (reached, effect) {
             (Reached::NotRun, _) => ReplayKind::NotSent,
@@ -309,9 +312,7 @@ where
             match this.stage.as_mut().project() {
                 Staged::Trying { future } => {
                     let result = ready!(future.poll(cx));
-                    if let Err(error) = &result {
-                        *this.maybe_run |= error.may_have_executed();
-                    } else if failed(&result).is_none() {
+                    if result.is_ok() && failed(&result, true).is_none() {
                         this.shared.served.fetch_add(1, Ordering::Relaxed);
                     }
                     match self.as_mut().again(&result) {

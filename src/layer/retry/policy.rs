@@ -6,10 +6,16 @@
 
 use crate::{Error, ErrorKind, Reply, request::Reached};
 
-/// How far the attempt came, if another one may help at all.
-pub(crate) fn failed(result: &Result<Reply, Error>) -> Option<Reached> {
+/// How far the attempt came, if another one may help at all; `plain`: whether what refuses the request refuses all of it. A script's error may be one of
+/// its own, said after it did something.
+pub(crate) fn failed(result: &Result<Reply, Error>, plain: bool) -> Option<Reached> {
+    let refused = if plain {
+        Reached::NotRun
+    } else {
+        Reached::MaybeRun
+    };
     match result {
-        Ok(reply) => is_refusal(reply.code()?).then_some(Reached::NotRun),
+        Ok(reply) => is_refusal(reply.code()?).then_some(refused),
         Err(error) => match error.kind() {
             ErrorKind::CircuitOpen
             | ErrorKind::Overloaded
@@ -17,10 +23,7 @@ pub(crate) fn failed(result: &Result<Reply, Error>) -> Option<Reached> {
             | ErrorKind::Auth
             | ErrorKind::Protocol
             | ErrorKind::Tls => None,
-            ErrorKind::Redis => error
-                .code()
-                .is_some_and(is_refusal)
-                .then_some(Reached::NotRun),
+            ErrorKind::Redis => error.code().is_some_and(is_refusal).then_some(refused),
             _ if error.may_have_executed() => Some(Reached::MaybeRun),
             _ => Some(Reached::NotRun),
         },
@@ -49,12 +52,19 @@ mod tests {
             ErrorKind::Auth,
             ErrorKind::Protocol,
         ] {
-            assert_eq!(failed(&error(kind, Executed::Never)), None, "{kind:?}");
+            assert_eq!(
+                failed(&error(kind, Executed::Never), true),
+                None,
+                "{kind:?}"
+            );
         }
         let lost = ErrorKind::ConnectionLost;
-        assert_eq!(failed(&error(lost, Executed::Never)), Some(Reached::NotRun));
         assert_eq!(
-            failed(&error(lost, Executed::Maybe)),
+            failed(&error(lost, Executed::Never), false),
+            Some(Reached::NotRun)
+        );
+        assert_eq!(
+            failed(&error(lost, Executed::Maybe), true),
             Some(Reached::MaybeRun)
         );
         for (line, refused) in [
@@ -70,13 +80,19 @@ mod tests {
         ] {
             let value = redis::parse_redis_value(format!("{line}\r\n").as_bytes());
             let value = value.expect("a reply");
-            let reply = Reply::from(value.clone());
-            let expected = refused.then_some(Reached::NotRun);
-            assert_eq!(failed(&Ok(reply)), expected, "{line}");
-            if let Err(error) = value.extract_error() {
-                assert_eq!(failed(&Err(Error::redis(error))), expected, "{line}");
+            let error = value.clone().extract_error().err().map(Error::from);
+            for (plain, reached) in [(true, Reached::NotRun), (false, Reached::MaybeRun)] {
+                let expected = refused.then_some(reached);
+                assert_eq!(
+                    failed(&Ok(Reply::from(value.clone())), plain),
+                    expected,
+                    "{line}"
+                );
+                if let Some(error) = error.clone() {
+                    assert_eq!(failed(&Err(error), plain), expected, "{line}");
+                }
             }
         }
-        assert_eq!(failed(&Ok(Reply::from(Value::Nil))), None);
+        assert_eq!(failed(&Ok(Reply::from(Value::Nil)), true), None);
     }
 }

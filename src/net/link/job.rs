@@ -145,18 +145,9 @@ impl Job {
         self.single
     }
 
-    /// Whether it is one command and no script: what refuses it refuses all of it, and it has not run.
+    /// Whether what refuses it refuses all of it.
     pub(crate) fn is_plain(&self) -> bool {
-        let scripts = [
-            "EVAL",
-            "EVALSHA",
-            "EVAL_RO",
-            "EVALSHA_RO",
-            "FCALL",
-            "FCALL_RO",
-        ];
-        let command = self.slot().request.as_ref().map(Request::command);
-        self.single && command.is_some_and(|command| !scripts.contains(&command))
+        self.slot().request.as_ref().is_some_and(Request::is_plain)
     }
 
     /// Whether its sender does not wait for the reply.
