@@ -241,65 +241,6 @@ impl Error {
         )
     }
 
-    /// A redis error as it stands: a server's error reply or a reply of the wrong type. Ours, travelling inside, is taken out again.
-    pub(crate) fn redis(error: RedisError) -> Self {
-        if let Some(ours) = Self::find_in(&error) {
-            return ours.clone();
-        }
-        Self::new(
-            ErrorKind::Redis,
-            Phase::Reply,
-            "redis answered with an error",
-        )
-        .executed(Executed::Maybe)
-        .because(error)
-    }
-
-    /// The error of a connection that somebody else made. What it says of the command is what `redis` lets us know: unless the connection was
-    /// never there, it may have run.
-    pub(crate) fn of_connection(error: RedisError) -> Self {
-        if Self::find_in(&error).is_some() {
-            return Self::redis(error);
-        }
-        let (kind, phase, executed, detail) = if error.is_connection_refusal() {
-            let detail = "connection refused";
-            (
-                ErrorKind::ConnectionLost,
-                Phase::Connect,
-                Executed::Never,
-                detail,
-            )
-        } else if error.is_timeout() {
-            let detail = "connection's own timeout passed";
-            (ErrorKind::Timeout, Phase::Reply, Executed::Maybe, detail)
-        } else if error.is_io_error() || error.is_connection_dropped() {
-            let detail = "connection failed";
-            (
-                ErrorKind::ConnectionLost,
-                Phase::Reply,
-                Executed::Maybe,
-                detail,
-            )
-        } else if error.kind() == redis::ErrorKind::ClusterConnectionNotFound {
-            // Said after its own attempts, of which an earlier one may have found a connection.
-            let detail = "no connection to any node";
-            (
-                ErrorKind::ConnectionLost,
-                Phase::Connect,
-                Executed::Maybe,
-                detail,
-            )
-        } else if error.kind() == redis::ErrorKind::AuthenticationFailed {
-            let detail = "server refused the credentials";
-            (ErrorKind::Auth, Phase::Handshake, Executed::Never, detail)
-        } else {
-            return Self::redis(error);
-        };
-        Self::new(kind, phase, detail)
-            .executed(executed)
-            .because(error)
-    }
-
     /// The code of the server's error reply, if it is one.
     pub(crate) fn code(&self) -> Option<&str> {
         let source = self.0.told.source.as_deref()?;
@@ -530,9 +471,37 @@ fn io_kind(kind: ErrorKind) -> io::ErrorKind {
     }
 }
 
+/// What `redis` says of a call, as ours: `Timeout`, `ConnectionLost` or `Auth` where its connection failed; else `Redis`, a server's error or a reply
+/// that does not convert, as it stands. Ours, travelling inside, is taken out again.
+///
+/// [`Error::may_have_executed`] is what `redis` lets us know: unless the connection was refused, it may have run. A service that makes several
+/// attempts of its own is believed in its last one.
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
-        Self::redis(error)
+        if let Some(ours) = Self::find_in(&error) {
+            return ours.clone();
+        }
+        let (lost, maybe) = (ErrorKind::ConnectionLost, Executed::Maybe);
+        let (kind, phase, executed, detail) = if error.is_connection_refusal() {
+            (lost, Phase::Connect, Executed::Never, "connection refused")
+        } else if error.is_timeout() {
+            let detail = "connection's own timeout passed";
+            (ErrorKind::Timeout, Phase::Reply, maybe, detail)
+        } else if error.is_io_error() || error.is_connection_dropped() {
+            (lost, Phase::Reply, maybe, "connection failed")
+        } else if error.kind() == redis::ErrorKind::ClusterConnectionNotFound {
+            // Said after its own attempts, of which an earlier one may have found a connection.
+            (lost, Phase::Connect, maybe, "no connection to any node")
+        } else if error.kind() == redis::ErrorKind::AuthenticationFailed {
+            let detail = "server refused the credentials";
+            (ErrorKind::Auth, Phase::Handshake, Executed::Never, detail)
+        } else {
+            let detail = "redis answered with an error";
+            (ErrorKind::Redis, Phase::Reply, maybe, detail)
+        };
+        Self::new(kind, phase, detail)
+            .executed(executed)
+            .because(error)
     }
 }
 
@@ -545,7 +514,7 @@ impl From<Box<dyn StdError + Send + Sync>> for Error {
             Err(error) => error,
         };
         let error = match error.downcast::<RedisError>() {
-            Ok(redis) => return Self::of_connection(*redis),
+            Ok(redis) => return (*redis).into(),
             Err(error) => error,
         };
         let (kind, phase, executed, detail) = if error.is::<tower::timeout::error::Elapsed>() {
@@ -617,9 +586,54 @@ mod tests {
             .and_then(redis::Value::extract_error)
             .expect_err("an error reply");
         let code = server.code().map(str::to_owned);
-        let there_and_back = RedisError::from(Error::redis(server));
+        let there_and_back = RedisError::from(Error::from(server));
         assert_eq!(there_and_back.code().map(str::to_owned), code);
         assert!(Error::find_in(&there_and_back).is_none());
+    }
+
+    #[test]
+    fn what_redis_says_of_a_connection_is_what_failed() {
+        let io = |kind| Error::from(RedisError::from(io::Error::from(kind)));
+        for (kind, ours, phase, maybe) in [
+            (
+                io::ErrorKind::ConnectionRefused,
+                ErrorKind::ConnectionLost,
+                Phase::Connect,
+                false,
+            ),
+            (
+                io::ErrorKind::ConnectionReset,
+                ErrorKind::ConnectionLost,
+                Phase::Reply,
+                true,
+            ),
+            (
+                io::ErrorKind::UnexpectedEof,
+                ErrorKind::ConnectionLost,
+                Phase::Reply,
+                true,
+            ),
+            (
+                io::ErrorKind::TimedOut,
+                ErrorKind::Timeout,
+                Phase::Reply,
+                true,
+            ),
+        ] {
+            let error = io(kind);
+            assert_eq!((error.kind(), error.phase()), (ours, phase), "{kind:?}");
+            assert_eq!(error.may_have_executed(), maybe, "{kind:?}");
+        }
+        let (auth, words) = (RedisKind::AuthenticationFailed, "no");
+        let auth = Error::from(RedisError::from((auth, words)));
+        assert_eq!(
+            (auth.kind(), auth.may_have_executed()),
+            (ErrorKind::Auth, false)
+        );
+        let server = redis::parse_redis_value(b"-NOAUTH first say who\r\n")
+            .and_then(redis::Value::extract_error)
+            .expect_err("an error reply");
+        assert_eq!(Error::from(server).kind(), ErrorKind::Redis);
     }
 
     #[test]
@@ -639,7 +653,7 @@ mod tests {
         let server = redis::parse_redis_value(b"-ERR unknown command 'canary'\r\n")
             .and_then(redis::Value::extract_error)
             .expect_err("an error reply");
-        let error = Error::redis(server);
+        let error = Error::from(server);
         assert!(!format!("{error:?} {error:#?} {error}").contains("canary"));
         assert!(
             format!("{error:?}").contains("RedisError(Server(ResponseError))"),

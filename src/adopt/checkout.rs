@@ -127,6 +127,6 @@ fn unpooled(error: PoolError) -> Error {
 }
 
 fn not_connected(error: RedisError) -> Error {
-    let ours = Error::of_connection(error.clone());
+    let ours = Error::from(error.clone());
     Error::new(ours.kind(), Phase::Connect, "pool could not connect").because(error)
 }

@@ -105,7 +105,7 @@ pub(crate) async fn ask<C: ConnectionLike>(
     };
     answered
         .map(|values| Reply::new(values, request.shape().clone()))
-        .map_err(Error::of_connection)
+        .map_err(Error::from)
 }
 
 /// The replies that were asked for, and what was refused among those that were not.

@@ -81,7 +81,7 @@ impl FallbackLayer {
 /// use redis_holdfast::{Error, Request, layer::cache_miss, redis::{self, RedisError, Value}};
 /// use std::io;
 ///
-/// let away = Error::from(Box::<dyn std::error::Error + Send + Sync>::from(RedisError::from(io::Error::from(io::ErrorKind::TimedOut))));
+/// let away = Error::from(RedisError::from(io::Error::from(io::ErrorKind::TimedOut)));
 /// let miss = cache_miss(&Request::from(redis::cmd("GET").arg("price")), &away);
 /// assert_eq!(miss.map(|reply| reply.into_value()), Some(Value::Nil));
 /// assert!(cache_miss(&Request::from(redis::cmd("INCR").arg("hits")), &away).is_none());

@@ -404,6 +404,36 @@ async fn an_attempt_of_somebody_elses_retry_does_not_share_it_either() {
     assert_eq!(server.attempts(), 2);
 }
 
+/// Whose error is `redis`' own is heard by every layer: the breaker counts it, and a fallback answers for it.
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_error_is_redis_own_is_understood() {
+    let attempts = Arc::new(AtomicU64::new(0));
+    let seen = attempts.clone();
+    let lost = service_fn(move |_: Request| {
+        seen.fetch_add(1, Relaxed);
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        std::future::ready(Err::<Reply, _>(redis::RedisError::from(reset)))
+    });
+    let guard = GuardLayer::builder().name("redis-own").retry(rich());
+    let plain = guard.clone().build().expect("legal").layer(lost.clone());
+    let error = plain.clone().oneshot(get()).await.expect_err("lost");
+    assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+    assert!(error.may_have_executed());
+    assert_eq!(attempts.load(Relaxed), 3, "a read is tried again");
+    for _ in 0..5 {
+        let _ = plain.clone().oneshot(set()).await;
+    }
+    assert_eq!(plain.circuit().state(), CircuitState::Open);
+    let guard = guard.fallback(cache_miss);
+    let reply = guard
+        .build()
+        .expect("legal")
+        .layer(lost)
+        .oneshot(get())
+        .await;
+    assert_eq!(reply.expect("a miss").into_value(), Value::Nil);
+}
+
 /// An error reply that a script makes is said after it did what it did.
 #[tokio::test(start_paused = true)]
 async fn a_script_that_refuses_has_run() {

@@ -503,7 +503,7 @@ fn parse_pipeline<T: FromRedisValue>(pipeline: &Pipeline, values: Values) -> Res
 
 /// Redis' own error for a reply that does not convert quotes the reply; values are not for logs.
 fn unquoted<T>(error: RedisError) -> Error {
-    Error::redis(match error.kind() {
+    Error::from(match error.kind() {
         redis::ErrorKind::Parse => {
             ParsingError::from(format!("no `{}` in the reply", std::any::type_name::<T>())).into()
         }

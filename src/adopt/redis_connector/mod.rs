@@ -90,8 +90,7 @@ impl Dial for RedisConnector {
                     socket,
                     bare(&attempt.pace),
                 )
-                .await
-                .map_err(Error::redis)?;
+                .await?;
                 // Named, for the bare type would hold on to what introduced us.
                 let driving: Driving = Box::pin(driving);
                 Ok((connection, driving, meter))

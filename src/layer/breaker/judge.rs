@@ -149,7 +149,7 @@ mod tests {
             #[cfg(feature = "cluster")]
             assert_eq!(judge_node(Ok(&reply)), of_node, "{line}");
             if let Err(error) = value.extract_error() {
-                let error = Error::redis(error);
+                let error = Error::from(error);
                 assert_eq!(judge(Err(&error)), judgement, "{line}");
                 #[cfg(feature = "cluster")]
                 assert_eq!(judge_node(Err(&error)), of_node, "{line}");

@@ -118,7 +118,6 @@ impl<S: Clone> Layer<S> for RetryLayer {
 ///         _ => Ok(Reply::from(Value::Int(7))),
 ///     }
 /// });
-/// # let flaky = tower::ServiceExt::map_err(flaky, |error| Error::from(Box::<dyn std::error::Error + Send + Sync>::from(error)));
 /// let mut service: Retry<_> = RetryLayer::new(RetryPolicy::default().attempts(2))?.layer(flaky);
 /// let price = service.call(Request::from(redis::cmd("GET").arg("price"))).await?;
 /// assert_eq!(price.parse::<u64>()?, 7);
@@ -279,8 +278,8 @@ where
         if !has_time || !this.shared.pays(now) {
             return None;
         }
-        *this.maybe_run |= reached == Reached::MaybeRun;
         *this.left -= 1;
+        *this.maybe_run |= reached == Reached::MaybeRun;
         let kind = match (reached, effect) {
             (Reached::NotRun, _) => ReplayKind::NotSent,
             (Reached::MaybeRun, Effect::None) => ReplayKind::Read,
