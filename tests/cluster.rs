@@ -9,6 +9,7 @@
 
 mod common;
 
+use std::error::Error as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -19,10 +20,10 @@ use holdfast_lab::load::Running;
 use holdfast_lab::{Cluster, Load, Mode, Op};
 use redis_holdfast::layer::{CircuitState, CircuitWatch, GuardLayer};
 use redis_holdfast::redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis_holdfast::redis::{self, AsyncCommands, RedisResult, Value};
-use redis_holdfast::{ClusterGuard, Error, ServiceConnection};
+use redis_holdfast::redis::{self, AsyncCommands, RedisError, RedisResult, Value};
+use redis_holdfast::{ClusterGuard, ConnectionService, Error, Request, ServiceConnection};
 use tokio::time::{Instant, sleep};
-use tower::Layer;
+use tower::{Layer, Service};
 
 use common::*;
 
@@ -367,6 +368,39 @@ async fn dies_and_comes_back(guard: &ClusterGuard, dead: &Node, other: &Node) {
     // `redis` dials it again once a second.
     until(|| state_of(guard, dead) == CircuitState::Closed).await;
     let _: Option<u64> = connection.get(key_of(dead)).await.unwrap();
+}
+
+/// `redis` tries again, elsewhere too: its last word may be that nobody is there, after an attempt that was lost on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_connection_says_nothing_of_the_attempts_before() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let [dead, other, _] = cluster.nodes() else {
+        panic!("three nodes");
+    };
+    let client = ClusterClient::builder(cluster.urls())
+        .connection_timeout(CALL_TIMEOUT)
+        .response_timeout(CALL_TIMEOUT)
+        .retries(1);
+    let client = client.build().unwrap();
+    let mut service = ConnectionService::new(client.get_async_connection().await.unwrap());
+    let incr = Request::from(redis::cmd("INCR").arg(key_of(dead)));
+    cluster.nodes().iter().for_each(|node| node.set(Mode::Down));
+    let end = Instant::now() + LONG;
+    loop {
+        assert!(Instant::now() < end, "nobody was refused");
+        if let Err(error) = service.call(incr.clone()).await {
+            assert!(error.may_have_executed(), "{error:?}");
+            let source = error.source().and_then(|source| source.downcast_ref());
+            if source.is_some_and(RedisError::is_connection_refusal) {
+                break;
+            }
+        }
+        // It says where the key is, and there `redis` dials in vain.
+        other.set(Mode::Pass);
+        sleep(ms(5)).await;
+    }
 }
 
 async fn until_open(guard: &ClusterGuard, node: &Node, connection: &mut Guarded) {

@@ -2,7 +2,7 @@
 //!
 //! Owns [`ConnectionService`]. Promises: what would harm the others on a shared connection is refused before it is handed over; the
 //! connection's errors are ours, with their cause. Leaves every bound to the layers around it: alone it waits as long as its connection
-//! does. Fails by kind, and says *may have executed* unless the connection was never there.
+//! does. Fails by kind, and says *may have executed* unless the connection was refused and makes no attempts of its own.
 
 use std::{
     fmt,
@@ -29,7 +29,8 @@ use crate::{Error, Reply, Request};
 ///
 /// # Errors
 /// `Refused`, phase `queue`, for what would harm the others on a shared connection; else the connection's own, by kind: `ConnectionLost`, `Timeout`,
-/// `Auth`, `Redis`. They say *may have executed* unless the connection was never there.
+/// `Auth`, `Redis`. They say *may have executed* unless the connection was refused; those of a cluster connection always, for it makes attempts of
+/// its own.
 ///
 /// # Cancel safety
 /// That of the connection: a call that is dropped may run.

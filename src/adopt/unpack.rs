@@ -3,6 +3,8 @@
 //! Owns [`Unpacked`]. Promises: packed again it is the same bytes; a transaction stays the commands that it is on the wire, so that its
 //! replies are counted here and over a link alike. Fails only on bytes that `redis` did not pack.
 
+use std::any::type_name;
+
 use bytes::Bytes;
 use redis::{
     Cmd, Pipeline, RedisResult, Value,
@@ -11,6 +13,7 @@ use redis::{
 
 use crate::{
     Error, ErrorKind, Phase, Reply, Request,
+    error::Executed,
     request::{Expected, Refusals, Shape, Values},
 };
 
@@ -105,7 +108,23 @@ pub(crate) async fn ask<C: ConnectionLike>(
     };
     answered
         .map(|values| Reply::new(values, request.shape().clone()))
-        .map_err(Error::from)
+        .map_err(|error| {
+            let error = Error::from(error);
+            if tries_again::<C>() {
+                error.executed(Executed::Maybe)
+            } else {
+                error
+            }
+        })
+}
+
+/// Whether a connection makes attempts of its own, to several nodes: that the last one found nobody says nothing of those before.
+///
+/// By its name: its type is there only where somebody asked `redis` for clusters, which need not be us.
+fn tries_again<C>() -> bool {
+    let name = type_name::<C>();
+    let (path, _) = name.split_once('<').unwrap_or((name, ""));
+    path.starts_with("redis::") && path.ends_with("::ClusterConnection")
 }
 
 /// The replies that were asked for, and what was refused among those that were not.
@@ -194,6 +213,15 @@ mod tests {
             assert_eq!(expected, Expected { skip: 3, count: 1 });
             assert_eq!(pipeline.get_packed_pipeline(), atomic.get_packed_pipeline());
         }
+    }
+
+    #[test]
+    fn a_connection_that_tries_again_is_known_by_its_name() {
+        #[cfg(feature = "cluster")]
+        assert!(tries_again::<redis::cluster_async::ClusterConnection>());
+        assert!(!tries_again::<redis::aio::MultiplexedConnection>());
+        assert!(!tries_again::<redis::aio::ConnectionManager>());
+        assert!(!tries_again::<Vec<redis::aio::MultiplexedConnection>>());
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Layer<ClusterConnection> for GuardLayer {
 ///   answers; and again, for as long as reads go there.
 /// - **Several slots** (`MGET`, `DEL` and their like, which `redis` splits) **or every primary** (`DBSIZE`, `FLUSHALL`, `PING`, …): refused while
 ///   the circuit of any node concerned is open, for its outcome is known. Served, it counts for each of them; late, for none, because nobody
-///   says which part was, but each is asked whether it is there.
+///   says which part was, but each is asked whether it is there. What `redis` 1.8 answers for an `MSET` or the like is one part's reply: it may be
+///   `OK` though another part was told `MOVED` (as while its node is away and the circuit has not opened yet).
 /// - **No key** (`TIME`, `SCAN`, a script without keys): `redis` draws the node. Under no circuit; its deadline bounds it.
 /// - **A pipeline** goes as a whole to the first slot that it names, and is under that circuit.
 ///
