@@ -349,6 +349,30 @@ async fn shutdown_lets_calls_end_refuses_new_ones_and_leaves_nothing() {
     );
 }
 
+/// On one thread nobody but the caller runs: the supervisor is ended before it can say a word.
+#[tokio::test]
+async fn a_client_that_is_ended_at_once_is_down() {
+    let Some(server) = server_or_skip().await else {
+        return;
+    };
+    let client = builder(&server.url()).build().unwrap();
+    client.wait_ready(SECOND).await.unwrap();
+    let mut watch = client.watch_health();
+    assert_eq!(client.health().state(), HealthState::Ready);
+    assert!(!client.shutdown(Duration::ZERO).await, "by force");
+    let health = client.health();
+    assert_eq!(
+        (health.state(), health.reason(), health.kind()),
+        (
+            HealthState::Down,
+            "client is shut down",
+            Some(ErrorKind::Refused)
+        )
+    );
+    let told = timeout(SECOND, watch.changed()).await.unwrap().unwrap();
+    assert_eq!(told.state(), HealthState::Down);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_of_a_silent_connection_ends_in_time_and_leaves_nothing_either() {
     let Some(server) = server_or_skip().await else {

@@ -34,7 +34,7 @@ use crate::{
     config::Server,
     deadline::Deadline,
     dns::Resolve,
-    health::HealthCell,
+    health::{Health, HealthCell, HealthState},
     layer::breaker::machine::Machine,
     net::{
         link::{LinkId, Pace, job::Sent},
@@ -307,9 +307,10 @@ impl<C: Dial> Channel<C> {
 
     /// Refuses for good, also where no supervisor was there to say so.
     pub(crate) fn seal(&self) {
-        let hub = &self.shared.hub;
-        hub.gate
-            .set(gate::Gate::Down(shut_down().at(hub.endpoint())));
+        let (hub, error) = (&self.shared.hub, shut_down());
+        let health = Health::because(HealthState::Down, &error, hub.endpoint());
+        hub.health.set(health);
+        hub.gate.set(gate::Gate::Down(error.at(hub.endpoint())));
     }
 
     /// How many calls wait for a link, and how many hold a place on the ramp.
