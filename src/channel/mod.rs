@@ -45,7 +45,7 @@ use crate::{
     task::{Owned, spawn_owned},
     telemetry::{
         labels::{ReplayKind, Transition},
-        metrics::Metrics,
+        metrics::{CircuitCount, Metrics},
         span,
     },
     topology::{Replica, sentinel::Sentinels},
@@ -71,6 +71,8 @@ pub(crate) struct Hub<W> {
     overloaded: Error,
     ramp: Error,
     metrics: Metrics,
+    /// Its circuit in the gauge, until the client begins to shut down.
+    circuit: Mutex<Option<CircuitCount>>,
     health: Arc<HealthCell>,
     /// The servers that may be read from instead, as the topology last said.
     replicas: ArcSwap<Arc<[Replica]>>,
@@ -104,6 +106,7 @@ impl<W: Wire> Hub<W> {
                 ErrorKind::CircuitOpen,
                 "circuit has just closed, admission is growing",
             ),
+            circuit: Mutex::new(Some(metrics.circuit())),
             metrics,
             health,
             replicas: ArcSwap::from_pointee([].into()),
@@ -196,8 +199,14 @@ impl<W: Wire> Hub<W> {
         self.metrics.replayed(kind, 1);
     }
 
+    fn circuit(&self) -> MutexGuard<'_, Option<CircuitCount>> {
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set_breaker(&self, transition: Transition) {
-        self.metrics.breaker(transition);
+        if let Some(circuit) = &mut *self.circuit() {
+            circuit.moved(transition);
+        }
         span::breaker_moved(&self.client, self.endpoint(), transition);
     }
 }
@@ -293,8 +302,9 @@ impl<C: Dial> Channel<C> {
         *supervisor = Some(spawn_owned(&runtime, keeper.run()));
     }
 
-    /// Begins the end: no new calls, links drained.
+    /// Begins the end: no new calls, links drained. What is refused from now on is no circuit's doing.
     pub(crate) fn close(&self) {
+        *self.shared.hub.circuit() = None;
         self.shared.hub.closing.store(true, Ordering::Release);
         self.shared.hub.alarm.notify_one();
     }

@@ -90,20 +90,14 @@ pub(crate) enum Transition {
 }
 
 impl Transition {
-    /// The new state as the gauge shows it: 0 closed, 1 open.
-    pub(crate) fn level(self) -> u8 {
-        match self {
-            Self::Verified | Self::Released => 0,
-            _ => 1,
-        }
+    /// Whether the circuit is open now.
+    pub(crate) fn is_open(self) -> bool {
+        !matches!(self, Self::Verified | Self::Released)
     }
 
     /// The new state's name.
     pub(crate) fn to(self) -> &'static str {
-        match self.level() {
-            0 => "closed",
-            _ => "open",
-        }
+        if self.is_open() { "open" } else { "closed" }
     }
 
     const ALL: [Self; 7] = [

@@ -122,10 +122,12 @@ impl Metrics {
         self.0.held().push(held);
     }
 
-    /// The breaker changed its state.
-    pub(crate) fn breaker(&self, transition: Transition) {
-        self.0.transitions.add(transition, 1);
-        self.0.breaker.set(Plain, i64::from(transition.level()));
+    /// A circuit was made, closed. It is counted as long as the returned value lives.
+    pub(crate) fn circuit(&self) -> CircuitCount {
+        CircuitCount {
+            metrics: *self,
+            is_open: false,
+        }
     }
 
     /// A link was made. It is counted as long as the returned value lives.
@@ -269,6 +271,36 @@ impl LinkCount {
 impl Drop for LinkCount {
     fn drop(&mut self) {
         self.metrics.0.links.add(self.state, -1);
+    }
+}
+
+/// One circuit in the gauge of open ones, as long as it lives.
+pub(crate) struct CircuitCount {
+    metrics: Metrics,
+    is_open: bool,
+}
+
+impl CircuitCount {
+    /// The circuit changed its state.
+    pub(crate) fn moved(&mut self, transition: Transition) {
+        self.metrics.0.transitions.add(transition, 1);
+        self.set(transition.is_open());
+    }
+
+    fn set(&mut self, is_open: bool) {
+        let delta = i64::from(is_open) - i64::from(self.is_open);
+        self.metrics.0.breaker.add(Plain, delta);
+        self.is_open = is_open;
+    }
+}
+
+impl Drop for CircuitCount {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.set(false);
+            // There may be nobody left who would tell the recorder.
+            with_recorder(|recorder| self.metrics.0.breaker.publish(recorder));
+        }
     }
 }
 
@@ -473,7 +505,8 @@ mod tests {
             metrics.watch_in_flight(held);
         }
         drop(gone);
-        metrics.breaker(Transition::Unresponsive);
+        let mut circuit = metrics.circuit();
+        circuit.moved(Transition::Unresponsive);
         metrics.lag(Duration::from_millis(20));
         let other = metrics.link(LinkState::Active);
         let mut link = metrics.link(LinkState::Active);
@@ -490,12 +523,38 @@ mod tests {
             !seen.contains_key("redis.holdfast.dns.answer_age{}"),
             "no DNS was asked"
         );
-        metrics.breaker(Transition::Verified);
+        circuit.moved(Transition::Verified);
         drop((link, other));
         let seen = tick(&recorder, &metrics);
         assert_eq!(gauge(&seen, "redis.holdfast.breaker.state{}"), 0.0);
         assert_eq!(gauge(&seen, "redis.holdfast.links{state=active}"), 0.0);
         assert_eq!(gauge(&seen, "redis.holdfast.links{state=benched}"), 0.0);
+    }
+
+    #[test]
+    fn circuits_of_one_name_are_counted_while_they_are_open_and_no_longer_than_they_live() {
+        let (metrics, recorder) = (metrics("circuits"), DebuggingRecorder::new());
+        let open = || gauge(&tick(&recorder, &metrics), "redis.holdfast.breaker.state{}");
+        let (mut one, mut two) = (metrics.circuit(), metrics.circuit());
+        one.moved(Transition::Dead);
+        two.moved(Transition::Window);
+        two.moved(Transition::Forced);
+        assert_eq!(open(), 2.0);
+        two.moved(Transition::Verified);
+        two.moved(Transition::Released);
+        assert_eq!(
+            open(),
+            1.0,
+            "the one that is closed says nothing of the other"
+        );
+        // Nobody brings the recorder up to date afterwards.
+        with_local_recorder(&recorder, || drop(one));
+        assert_eq!(
+            gauge(&seen(&recorder), "redis.holdfast.breaker.state{}"),
+            0.0
+        );
+        drop(two);
+        assert_eq!(open(), 0.0);
     }
 
     #[tokio::test(start_paused = true)]

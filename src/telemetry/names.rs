@@ -32,7 +32,7 @@ pub const OPERATION_DURATION: &str = "db.client.operation.duration";
 pub const CALLS: &str = "redis.holdfast.calls";
 /// Calls held now.
 pub const IN_FLIGHT: &str = "redis.holdfast.calls.in_flight";
-/// The breaker: 0 closed, 1 open.
+/// Circuits that are open now.
 pub const BREAKER_STATE: &str = "redis.holdfast.breaker.state";
 /// Changes of the breaker's state.
 pub const BREAKER_TRANSITIONS: &str = "redis.holdfast.breaker.transitions";
@@ -86,7 +86,7 @@ pub const ALL: &[(&str, &str, &str, &str)] = &[
         BREAKER_STATE,
         "gauge",
         "count",
-        "The breaker: 0 closed, 1 open",
+        "Circuits open now: 0 or 1, more where several share the name",
     ),
     (
         BREAKER_TRANSITIONS,

@@ -104,8 +104,8 @@ impl Layer<ClusterConnection> for GuardLayer {
 /// A call that is dropped gives back all that it holds here, and may run. Dropped late it counts as a failure of its node.
 ///
 /// # Metrics
-/// Those of a guard, under its name. `redis.holdfast.breaker.transitions` counts those of all nodes; `redis.holdfast.breaker.state` is that of
-/// the node that changed last: ask [`circuits`](Self::circuits).
+/// Those of a guard, under its name. `redis.holdfast.breaker.transitions` counts those of all nodes; `redis.holdfast.breaker.state` is how
+/// many of theirs are open: which, [`circuits`](Self::circuits) say.
 ///
 /// ```
 /// use redis_holdfast::{ServiceConnection, layer::{CircuitState, GuardLayer}, redis};

@@ -1,13 +1,20 @@
 //! A read whose replica was no help, without any server: who pays for the next one, and what is counted.
 
 use metrics::with_local_recorder;
-use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use metrics_util::{
+    CompositeKey,
+    debugging::{DebugValue, DebuggingRecorder},
+};
 use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    Config, net::link::LinkId, net::reach::connect::LinkConnector, telemetry::labels::Label as _,
-    telemetry::names,
+    Config,
+    health::{Health, HealthState},
+    net::link::LinkId,
+    net::reach::connect::LinkConnector,
+    telemetry::labels::Label as _,
+    telemetry::{labels::Transition, names},
 };
 
 /// The route of a client whose supervisor never ran, for there is no runtime: no link, no replica.
@@ -52,20 +59,38 @@ fn lost() -> Result<Reply, Error> {
     Err(lost.executed(Executed::Maybe))
 }
 
-/// What was counted as sent again: reads, and what was not sent.
-fn replays(route: &Route<LinkConnector>) -> [u64; 2] {
+/// What a recorder hears of a client.
+fn seen(metrics: Metrics) -> Vec<(CompositeKey, DebugValue)> {
     let recorder = DebuggingRecorder::new();
-    let metrics = &route.primary.shared.hub.metrics;
     with_local_recorder(&recorder, || metrics.refresh(Instant::now()));
     let seen = recorder.snapshotter().snapshot().into_vec();
+    seen.into_iter()
+        .map(|(key, .., value)| (key, value))
+        .collect()
+}
+
+fn open_circuits(metrics: Metrics) -> f64 {
+    let seen = seen(metrics);
+    let found = seen
+        .iter()
+        .find(|(key, _)| key.key().name() == names::BREAKER_STATE);
+    match found {
+        Some((_, DebugValue::Gauge(level))) => level.into_inner(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What was counted as sent again: reads, and what was not sent.
+fn replays(route: &Route<LinkConnector>) -> [u64; 2] {
+    let seen = seen(route.primary.shared.hub.metrics);
     [ReplayKind::Read, ReplayKind::NotSent].map(|kind| {
         let text = ReplayKind::TEXT[kind.index()];
-        let found = seen.iter().find(|(key, ..)| {
+        let found = seen.iter().find(|(key, _)| {
             let key = key.key();
             key.name() == names::REPLAYS && key.labels().any(|label| label.value() == text)
         });
         match found {
-            Some((.., DebugValue::Counter(count))) => *count,
+            Some((_, DebugValue::Counter(count))) => *count,
             other => panic!("{text}: {other:?}"),
         }
     })
@@ -98,6 +123,43 @@ fn who_goes_on_pays() {
     assert_eq!(replays(&route), [1, 0]);
     let hub = &route.primary.shared.hub;
     assert!(!(0..10).all(|_| hub.pays(LinkId::of(2))));
+}
+
+#[test]
+fn an_open_circuit_is_one_until_its_client_shuts_down_or_goes() {
+    let (one, two) = (
+        route("route-circuit", ReadFrom::Primary),
+        route("route-circuit", ReadFrom::Primary),
+    );
+    let metrics = one.primary.shared.hub.metrics;
+    for route in [&one, &two] {
+        route.primary.shared.hub.set_breaker(Transition::Dead);
+    }
+    assert_eq!(open_circuits(metrics), 2.0);
+    one.close();
+    assert_eq!(open_circuits(metrics), 1.0);
+    one.primary.shared.hub.set_breaker(Transition::Dead);
+    assert_eq!(
+        open_circuits(metrics),
+        1.0,
+        "none of a client that is closing"
+    );
+    drop(two);
+    assert_eq!(open_circuits(metrics), 0.0);
+}
+
+#[test]
+fn who_is_sealed_is_down_whatever_was_said_before() {
+    let route = route("route-sealed", ReadFrom::Primary);
+    let hub = &route.primary.shared.hub;
+    hub.health
+        .set(Health::new(HealthState::Ready, "serving", hub.endpoint()));
+    route.abort();
+    let health = hub.health.current();
+    assert_eq!(
+        (health.state(), health.reason()),
+        (HealthState::Down, "client is shut down")
+    );
 }
 
 #[test]

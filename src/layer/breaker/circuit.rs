@@ -27,7 +27,11 @@ use crate::{
     backoff::Backoff,
     config::BreakerPolicy,
     task::{Kept, Owned, spawn_owned},
-    telemetry::{labels::Transition, metrics::Metrics, span},
+    telemetry::{
+        labels::Transition,
+        metrics::{CircuitCount, Metrics},
+        span,
+    },
 };
 
 /// What a circuit does with calls.
@@ -108,6 +112,7 @@ struct State {
     /// When an attempt was last served.
     served_at: Option<Instant>,
     pace: Pace,
+    count: CircuitCount,
 }
 
 impl State {
@@ -163,6 +168,7 @@ impl Circuit {
             failed_at: None,
             served_at: None,
             pace: Pace::new(now),
+            count: metrics.circuit(),
         };
         Self(Arc::new(Core {
             word: AtomicU64::new(CLOSED),
@@ -404,7 +410,7 @@ impl Core {
     }
 
     /// Another mode, and another generation: what is under way counts no more.
-    fn shift(&self, _held: &mut State, mode: u64, transition: Option<Transition>) {
+    fn shift(&self, held: &mut State, mode: u64, transition: Option<Transition>) {
         let next = generation(self.word.load(Ordering::Relaxed)).wrapping_add(1);
         self.word
             .store(next.wrapping_mul(MODES) | mode, Ordering::Release);
@@ -416,7 +422,7 @@ impl Core {
         };
         let is_news = self.states.send_replace(state) != state;
         if let Some(transition) = transition.filter(|_| is_news) {
-            self.metrics.breaker(transition);
+            held.count.moved(transition);
             span::breaker_moved(self.metrics.client(), &self.endpoint, transition);
         }
     }

@@ -8,12 +8,14 @@ use std::{
     time::Duration,
 };
 
+use metrics::with_local_recorder;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redis::Value;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
-use crate::{ErrorKind, Phase};
+use crate::{ErrorKind, Phase, telemetry::names};
 
 mod doubt;
 
@@ -68,6 +70,34 @@ fn lost() -> Error {
 
 fn get() -> Request {
     Request::from(redis::cmd("GET").arg("k"))
+}
+
+/// How many circuits of `name` are open, as a recorder hears it.
+fn open_circuits(name: &str) -> f64 {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Metrics::named(&name.into());
+    with_local_recorder(&recorder, || metrics.refresh(Instant::now()));
+    let seen = recorder.snapshotter().snapshot().into_vec();
+    let gauge = seen.into_iter().find_map(|(key, _, _, value)| match value {
+        DebugValue::Gauge(level) if key.key().name() == names::BREAKER_STATE => Some(level),
+        _ => None,
+    });
+    gauge.expect("published").into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gauge_counts_open_circuits_and_forgets_those_that_are_gone() {
+    let server = Server::default();
+    let layer = BreakerLayer::new(BreakerPolicy::default(), Probe::ping()).expect("legal");
+    let layer = layer.name("breaker-gauge");
+    let (one, two) = (layer.layer(server.service()), layer.layer(server.service()));
+    trip(&server, &one).await;
+    two.circuit().force_open();
+    assert_eq!(open_circuits("breaker-gauge"), 2.0);
+    two.circuit().release();
+    assert_eq!(open_circuits("breaker-gauge"), 1.0, "one is open yet");
+    drop(one);
+    assert_eq!(open_circuits("breaker-gauge"), 0.0, "it is gone");
 }
 
 async fn call(service: &Breaker<Foreign<Under>>) -> Result<Reply, Error> {
