@@ -463,6 +463,24 @@ async fn a_script_that_refuses_has_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_timeout_that_nobody_outlives_is_one_like_others() {
+    for timeout in [
+        Duration::MAX,
+        Duration::from_secs(u64::MAX / 3),
+        Duration::from_secs(i64::MAX.unsigned_abs()),
+    ] {
+        let server = Server::default();
+        let guard = patient().build().expect("legal");
+        let service = guard.layer(server.service());
+        let request = get().with_timeout(timeout);
+        assert!(service.clone().oneshot(request.clone()).await.is_ok());
+        server.silent.store(true, Relaxed);
+        let given_up = tokio::time::timeout(100 * MS, service.oneshot(request));
+        assert!(given_up.await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_first_polled_after_its_deadline_reaches_nobody() {
     let server = Server::default();
     let guard = patient().call_timeout(10 * MS).build().expect("legal");
