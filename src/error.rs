@@ -279,7 +279,8 @@ impl Error {
         self.0.told.phase
     }
 
-    /// The server it was for, `host:port` without credentials, where one was chosen.
+    /// What it was for, without credentials, where that was chosen: `host:port`, the path of a socket, `sentinel:NAME` of a primary that Sentinels
+    /// know; under a guard the guard's name.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         self.0.told.endpoint.as_deref()

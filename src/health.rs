@@ -139,7 +139,7 @@ impl Health {
         self.phase
     }
 
-    /// The server it is about, `host:port` without credentials.
+    /// What it is about, without credentials: `host:port`, the path of a socket, or `sentinel:NAME` of a primary that Sentinels know.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint

@@ -174,10 +174,19 @@ pub(crate) fn table() -> Vec<(&'static str, String, String)> {
         ("sentinel.poll_every", time(SENTINEL_POLL), times(SENTINEL_POLL_LEGAL)),
         ("sentinel.answer_timeout", time(SENTINEL_ANSWER), times(SENTINEL_ANSWER_LEGAL)),
     ];
+    #[rustfmt::skip] // One row, one line.
+    let retry = [
+        ("retry.attempts", RETRY_ATTEMPTS.to_string(), whole(RETRY_ATTEMPTS_LEGAL)),
+        ("retry.backoff", pair((RETRY_BACKOFF_LEAST, RETRY_BACKOFF_MOST)), times(RETRY_BACKOFF_LEGAL)),
+        ("retry.budget_basis_points", RETRY_BUDGET.to_string(), whole(RETRY_BUDGET_LEGAL)),
+        ("retry.floor_per_second", RETRY_FLOOR.to_string(), whole(RETRY_FLOOR_LEGAL)),
+        ("retry.replay", "default".to_owned(), "never, default or overwrite".to_owned()),
+    ];
     own.into_iter()
         .chain(dns)
         .chain([families])
         .chain(sentinel)
+        .chain(retry)
         .collect()
 }
 
