@@ -194,7 +194,9 @@ async fn a_follower_that_ends_with_another_clients_runtime_costs_no_call() {
     let other = Runtime::new().unwrap();
     let first = builder();
     let first = other.spawn(async move { first.build().unwrap() });
-    first.await.unwrap().wait_ready(SECOND * 5).await.unwrap();
+    // Held to the end: without it the follower might be gone before the second client could share it.
+    let first = first.await.unwrap();
+    first.wait_ready(SECOND * 5).await.unwrap();
     let second = builder().build().unwrap();
     second.wait_ready(SECOND * 5).await.unwrap();
     let asked = named.accepts();
