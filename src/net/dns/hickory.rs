@@ -1,9 +1,10 @@
 //! The default resolver: hosts file, then the name servers of resolv.conf, asked by us.
 //!
-//! Owns [`Hickory`]: candidates one after the other, A and AAAA apart and side by side, no cache, no retry.
+//! Owns [`Hickory`]: candidates one after the other, A and AAAA apart and side by side, no cache of addresses, no retry.
 //! Promises: an answer within [`CAP`]; a family that did not answer is `Transient`, whatever the other one or the next candidate
-//! says, so "no such name" is never a timeout in disguise; files are read again when they change.
-//! Leaves packets to [`exchange`], retries and memory to [`policy`](super::policy).
+//! says, so "no such name" is never a timeout in disguise; where a name was found, a failure is its answer, and no other candidate
+//! below it is asked; files are read again when they change.
+//! Leaves packets to [`exchange`], what was found where to [`trail`](super::trail), retries and memory to [`policy`](super::policy).
 //! Fails as [`Answer::Transient`].
 
 use std::{
@@ -21,15 +22,20 @@ use tokio::{
 };
 
 use super::{
-    Answer, Families, Lookup, NoAddress, Resolution, Resolve, conf::Conf, exchange, hosts::Hosts,
-    literal, loopback, watched::Watched,
+    Answer, Families, Lookup, NoAddress, Resolution, Resolve,
+    conf::Conf,
+    exchange,
+    hosts::Hosts,
+    literal, loopback,
+    trail::{Trail, Trails},
+    watched::Watched,
 };
 
 /// Asks name servers itself, over UDP and, where an answer is cut short, TCP; the wire format is `hickory`'s.
 ///
 /// One lookup sends one datagram per address family, search-list candidate and name server that was needed: a second server is
-/// asked when the first fails or has said nothing for 400 ms. A lookup takes at most 2.1 s. It must run inside a tokio runtime
-/// with I/O and time.
+/// asked when the first fails or has said nothing for 400 ms. A name that was found is not looked for further down the list: that it
+/// fails now is no reason to believe another. A lookup takes at most 2.1 s. It must run inside a tokio runtime with I/O and time.
 ///
 /// # Examples
 /// ```
@@ -44,6 +50,7 @@ pub struct Hickory {
     hosts: Option<Watched<Hosts>>,
     families: Families,
     answered_last: AtomicUsize,
+    trails: Trails,
 }
 
 enum Source {
@@ -85,6 +92,7 @@ impl Hickory {
             hosts: None,
             families: Families::Both,
             answered_last: AtomicUsize::new(0),
+            trails: Trails::default(),
         }
     }
 
@@ -118,25 +126,52 @@ impl Hickory {
         self.hosts.as_ref()?.read().ok()?.find(name)
     }
 
+    /// Where the name was found before, then, if need be, above it; one never found anywhere on the list.
     async fn search(&self, conf: &Conf, candidates: Vec<Name>) -> Resolution {
         let deadline = Instant::now() + CAP;
+        let trail = self.trails.of(candidates);
+        let Some(home) = trail.home() else {
+            return self.walk(conf, &trail, deadline).await;
+        };
+        let found = self.both(conf, home, deadline).await;
+        if is_positive(&found) && !trail.looks_above(Instant::now()) {
+            return found;
+        }
+        let above = self.walk(conf, &trail, deadline).await;
+        if is_positive(&above) { above } else { found }
+    }
+
+    async fn walk(&self, conf: &Conf, trail: &Trail, deadline: Instant) -> Resolution {
         let mut none: Option<Resolution> = None;
-        for candidate in candidates {
-            let found = self.both(conf, &candidate, deadline).await;
-            if found.v4.is_positive() || found.v6.is_positive() {
-                return found;
-            }
-            none = Some(match none {
-                None => found,
-                Some(before) => Resolution::new(
-                    weightier(before.v4, found.v4),
-                    weightier(before.v6, found.v6),
-                ),
-            });
+        for (place, candidate) in trail.above() {
             // Silence used up the time. It also is no reason to believe that the name is one further down the list.
             if Instant::now() >= deadline {
                 break;
             }
+            let heard = match trail.none(place, Instant::now()) {
+                Some(before) => before,
+                None => {
+                    let heard = self.both(conf, candidate, deadline).await;
+                    trail.heard(place, &heard, Instant::now());
+                    heard
+                }
+            };
+            if is_positive(&heard) {
+                if trail.found(place) {
+                    return heard;
+                }
+                break;
+            }
+            none = Some(match none {
+                None => heard,
+                Some(before) => Resolution::new(
+                    weightier(before.v4, heard.v4),
+                    weightier(before.v6, heard.v6),
+                ),
+            });
+        }
+        if Instant::now() < deadline {
+            trail.ended();
         }
         none.unwrap_or_else(|| Resolution::negative(NoAddress::NxDomain, Duration::ZERO))
     }
@@ -185,6 +220,10 @@ fn grace(first: &Answer) -> Option<Duration> {
     }
 }
 
+fn is_positive(found: &Resolution) -> bool {
+    found.v4.is_positive() || found.v6.is_positive()
+}
+
 /// Of two answers without an address, the one that rules out less.
 fn weightier(before: Answer, after: Answer) -> Answer {
     let rank = |answer: &Answer| match answer {
@@ -212,8 +251,13 @@ mod tests {
     use hickory_proto::op::ResponseCode::{NXDomain, NoError, Refused, ServFail};
     use hickory_proto::rr::RecordType::{A, AAAA};
 
+    use tokio::{runtime::Handle, sync::watch, time::sleep};
+
     use super::*;
-    use crate::net::dns::scripted::{NameServer, Say};
+    use crate::net::dns::{
+        DnsPolicy, Found, Pace, follow,
+        scripted::{NameServer, Say},
+    };
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -374,6 +418,97 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_once_found_is_not_looked_for_further_down_the_search_list() {
+        let server = NameServer::start().await;
+        let (ours, stranger) = (vec![ip("10.0.0.1")], vec![ip("10.0.0.66")]);
+        for (name, four) in [
+            ("redis.first.test.", &ours),
+            ("redis.second.test.", &stranger),
+        ] {
+            server
+                .say(name, A, Say::Addresses(four.clone()))
+                .say(name, AAAA, Say::Code(NoError));
+        }
+        let (teller, mut told) = watch::channel(Found::default());
+        let follower = follow(
+            "redis",
+            Arc::new(in_pod(&[&server])),
+            DnsPolicy::default().urgent_every(Duration::from_millis(100)),
+            &Handle::current(),
+            move |found| drop(teller.send_replace(found)),
+        );
+        follower.pace(Pace::Urgent);
+        told.changed().await.unwrap();
+        assert_eq!(told.borrow_and_update().addresses, ours);
+        for (say, trouble) in [
+            (Say::Code(ServFail), "name server failed (SERVFAIL)"),
+            (Say::Code(NXDomain), "no such name redis"),
+            (Say::Code(Refused), "name server refused (REFUSED)"),
+        ] {
+            for kind in [A, AAAA] {
+                server.say("redis.first.test.", kind, say.clone());
+            }
+            // Longer than it takes to believe that an address is gone.
+            sleep(Duration::from_millis(1300)).await;
+            let found = told.borrow_and_update().clone();
+            assert_eq!((found.addresses, found.gone), (ours.clone(), vec![]));
+            assert_eq!(found.trouble.as_deref(), Some(trouble));
+        }
+        let down = |(name, _): &(String, _)| name != "redis.first.test.";
+        assert!(!server.heard().iter().any(down), "{:?}", server.heard());
+
+        let moved = vec![ip("10.0.0.2")];
+        server.say("redis.first.test.", A, Say::Addresses(moved.clone()));
+        sleep(Duration::from_millis(300)).await;
+        assert!(told.borrow().addresses.starts_with(&moved));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_appears_further_up_the_search_list_is_found_there() {
+        let server = NameServer::start().await;
+        let (lower, upper) = (vec![ip("10.0.0.66")], vec![ip("10.0.0.1")]);
+        for kind in [A, AAAA] {
+            server.say("redis.first.test.", kind, Say::Code(ServFail));
+            server.say("redis.second.test.", kind, Say::Code(NoError));
+        }
+        server.say("redis.second.test.", A, Say::Addresses(lower.clone()));
+        let resolver = in_pod(&[&server]);
+        let found = timed(&resolver, "redis").await.0;
+        assert_eq!(addresses(&found.v4), lower);
+        server.say("redis.first.test.", A, Say::Addresses(upper.clone()));
+        for _ in 0..2 {
+            let found = timed(&resolver, "redis").await.0;
+            assert_eq!(addresses(&found.v4), upper);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_walk_cut_short_by_slow_answers_is_resumed_and_not_repeated_once_the_name_is_found() {
+        let server = NameServer::start().await;
+        let mut resolver = in_pod(&[&server]);
+        let mut conf = Conf::parse("search a.test b.test c.test");
+        conf.ndots = 5;
+        conf.servers = vec![server.address];
+        resolver.conf = Source::Given(Arc::new(conf));
+        let four = vec![ip("10.0.0.1")];
+        let slow = |say| Say::Late(Duration::from_millis(600), Box::new(say));
+        for name in ["redis.a.test.", "redis.b.test.", "redis.c.test.", "redis."] {
+            for kind in [A, AAAA] {
+                server.say(name, kind, slow(Say::Code(NXDomain)));
+            }
+        }
+        server.say("redis.", A, slow(Say::Addresses(four.clone())));
+
+        assert_eq!(reasons(&timed(&resolver, "redis").await.0), [SILENT; 2]);
+        for asked in [2, 2 + 6, 2] {
+            let before = server.heard().len();
+            let (found, _) = timed(&resolver, "redis").await;
+            assert_eq!(addresses(&found.v4), four);
+            assert_eq!(server.heard().len() - before, asked, "{:?}", server.heard());
+        }
+    }
+
+    #[tokio::test]
     async fn an_answer_cut_short_is_asked_for_again_over_tcp() {
         let server = NameServer::start().await;
         let many: Vec<IpAddr> = (1..=60)
@@ -419,7 +554,10 @@ mod tests {
     async fn a_slow_answer_is_waited_for() {
         let server = NameServer::start().await;
         let four = vec![ip("10.0.0.1")];
-        let late = Say::Late(Duration::from_millis(900), four.clone());
+        let late = Say::Late(
+            Duration::from_millis(900),
+            Box::new(Say::Addresses(four.clone())),
+        );
         server.say("redis.test.", A, late);
         let resolver = Hickory::servers([server.address]).families(Families::V4Only);
         let (found, took) = timed(&resolver, "redis.test").await;

@@ -18,6 +18,7 @@ mod refresh;
 mod scripted;
 mod settings;
 mod system;
+mod trail;
 mod watched;
 
 use std::{

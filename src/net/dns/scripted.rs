@@ -15,9 +15,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
     runtime::Handle,
+    select,
     time::sleep,
 };
 
+use super::race::Race;
 use crate::task::{Owned, spawn_owned};
 
 /// What is said to a question.
@@ -28,7 +30,7 @@ pub(super) enum Say {
     Addresses(Vec<IpAddr>),
     /// Over UDP: cut short. Over TCP: these.
     OverTcp(Vec<IpAddr>),
-    Late(Duration, Vec<IpAddr>),
+    Late(Duration, Box<Say>),
     Garbage,
 }
 
@@ -80,20 +82,28 @@ async fn serve_udp(
     heard: Arc<Mutex<Vec<(String, RecordType)>>>,
 ) {
     let mut buffer = [0; 4096];
+    let mut late = Race::new();
     loop {
-        let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
-        let question = Message::from_vec(&buffer[..length]).unwrap();
-        let key = key(&question);
-        heard.lock().unwrap().push(key.clone());
-        let say = script.lock().unwrap().get(&key).cloned();
+        let (question, peer, say) = select! {
+            heard_now = socket.recv_from(&mut buffer) => {
+                let (length, peer) = heard_now.unwrap();
+                let question = Message::from_vec(&buffer[..length]).unwrap();
+                let key = key(&question);
+                heard.lock().unwrap().push(key.clone());
+                let say = script.lock().unwrap().get(&key).cloned();
+                (question, peer, say)
+            }
+            due = late.next() => due,
+        };
         let reply = match say {
             None | Some(Say::Nothing) => continue,
             Some(Say::Garbage) => vec![1, 2, 3],
-            Some(Say::Late(late, all)) => {
-                sleep(late).await;
-                reply(&question, ResponseCode::NoError, &all)
-                    .to_vec()
-                    .unwrap()
+            Some(Say::Late(wait, say)) => {
+                late.push(async move {
+                    sleep(wait).await;
+                    (question, peer, Some(*say))
+                });
+                continue;
             }
             Some(Say::OverTcp(_)) => {
                 let mut short = reply(&question, ResponseCode::NoError, &[]);
