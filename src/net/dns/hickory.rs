@@ -1,9 +1,9 @@
 //! The default resolver: hosts file, then the name servers of resolv.conf, asked by us.
 //!
 //! Owns [`Hickory`]: candidates one after the other, A and AAAA apart and side by side, no cache of addresses, no retry.
-//! Promises: an answer within [`CAP`]; a family that did not answer is `Transient`, whatever the other one or the next candidate
-//! says, so "no such name" is never a timeout in disguise; where a name was found, a failure is its answer, and no other candidate
-//! below it is asked; files are read again when they change.
+//! Promises: an answer within its time limit; a family that did not answer is `Transient`, whatever the other one or the next
+//! candidate says, so "no such name" is never a timeout in disguise; where a name was found, a failure is its answer, and no
+//! candidate below it is asked; files are read again when they change.
 //! Leaves packets to [`exchange`], what was found where to [`trail`](super::trail), retries and memory to [`policy`](super::policy).
 //! Fails as [`Answer::Transient`].
 
@@ -22,11 +22,12 @@ use tokio::{
 };
 
 use super::{
-    Answer, Families, Lookup, NoAddress, Resolution, Resolve,
+    Answer, DnsPolicy, Families, Lookup, NoAddress, Resolution, Resolve,
     conf::Conf,
     exchange,
     hosts::Hosts,
     literal, loopback,
+    settings::LOOKUP_LEGAL,
     trail::{Trail, Trails},
     watched::Watched,
 };
@@ -35,20 +36,24 @@ use super::{
 ///
 /// One lookup sends one datagram per address family, search-list candidate and name server that was needed: a second server is
 /// asked when the first fails or has said nothing for 400 ms. A name that was found is not looked for further down the list: that it
-/// fails now is no reason to believe another. A lookup takes at most 2.1 s. It must run inside a tokio runtime with I/O and time.
+/// fails now is no reason to believe another. A lookup takes a little less than [`lookup_timeout`](Self::lookup_timeout). It must run
+/// inside a tokio runtime with I/O and time.
 ///
 /// # Examples
 /// ```
 /// use redis_holdfast::dns::{Families, Hickory};
 ///
 /// let as_the_system_does = Hickory::system().families(Families::V4Only);
-/// let through_this_server = Hickory::servers(["10.96.0.10:53".parse()?]).hosts_file("/etc/hosts");
+/// let through_this_server = Hickory::servers(["10.96.0.10:53".parse()?])
+///     .hosts_file("/etc/hosts")
+///     .lookup_timeout(std::time::Duration::from_secs(5));
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 pub struct Hickory {
     conf: Source,
     hosts: Option<Watched<Hosts>>,
     families: Families,
+    lookup_timeout: Duration,
     answered_last: AtomicUsize,
     trails: Trails,
 }
@@ -86,11 +91,20 @@ impl Hickory {
         self
     }
 
+    /// The time after which whoever asks gives up: say it where [`DnsPolicy::lookup_timeout`] is not the default. Default 2.2 s; what
+    /// is out of the policy's legal range is taken as the nearer end of it.
+    #[must_use]
+    pub fn lookup_timeout(mut self, limit: Duration) -> Self {
+        self.lookup_timeout = limit.clamp(*LOOKUP_LEGAL.start(), *LOOKUP_LEGAL.end());
+        self
+    }
+
     fn from(conf: Source) -> Self {
         Self {
             conf,
             hosts: None,
             families: Families::Both,
+            lookup_timeout: DnsPolicy::default().lookup_timeout,
             answered_last: AtomicUsize::new(0),
             trails: Trails::default(),
         }
@@ -128,7 +142,8 @@ impl Hickory {
 
     /// Where the name was found before, then, if need be, above it; one never found anywhere on the list.
     async fn search(&self, conf: &Conf, candidates: Vec<Name>) -> Resolution {
-        let deadline = Instant::now() + CAP;
+        // A little before we are given up: our own words say more than "too late".
+        let deadline = Instant::now() + self.lookup_timeout.mul_f64(0.95);
         let trail = self.trails.of(candidates);
         let Some(home) = trail.home() else {
             return self.walk(conf, &trail, deadline).await;
@@ -206,7 +221,7 @@ impl Resolve for Hickory {
     }
 }
 
-/// How long the second family may take once the first has answered; without it, until the cap.
+/// How long the second family may take once the first has answered; without it, until the time is up.
 fn grace(first: &Answer) -> Option<Duration> {
     match first {
         // RFC 8305, "resolution delay": some networks swallow AAAA questions, and that must not delay each lookup.
@@ -237,9 +252,6 @@ fn weightier(before: Answer, after: Answer) -> Answer {
     }
 }
 
-/// A little less than the default `lookup_timeout`: the resolver's own words say more than "too late".
-const CAP: Duration = Duration::from_millis(2100);
-
 const SILENT: &str = "name servers do not answer";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
@@ -255,7 +267,7 @@ mod tests {
 
     use super::*;
     use crate::net::dns::{
-        DnsPolicy, Found, Pace, follow,
+        Found, Pace, follow,
         scripted::{NameServer, Say},
     };
 
@@ -319,13 +331,12 @@ mod tests {
     #[tokio::test]
     async fn a_silent_server_hears_one_datagram_per_family_and_the_lookup_ends_in_time() {
         let server = NameServer::start().await;
-        let (found, took) = timed(&in_pod(&[&server]), "redis").await;
+        let limit = Duration::from_secs(1);
+        let resolver = in_pod(&[&server]).lookup_timeout(limit);
+        let (found, took) = timed(&resolver, "redis").await;
         assert_eq!(reasons(&found), [SILENT; 2]);
         assert_eq!(server.heard().len(), 2, "{:?}", server.heard());
-        assert!(
-            took >= CAP && took < CAP + Duration::from_millis(300),
-            "{took:?}"
-        );
+        assert!(took >= limit * 9 / 10 && took < limit * 13 / 10, "{took:?}");
     }
 
     #[tokio::test]
@@ -396,7 +407,7 @@ mod tests {
         let (found, took) = timed(&resolver, "redis").await;
         assert_eq!(reasons(&found), [SILENT, "nxdomain"], "glibc: try again");
         assert!(
-            took < CAP,
+            took < Duration::from_secs(2),
             "the other family had said that there is no such name: {took:?}"
         );
 
@@ -506,6 +517,11 @@ mod tests {
             assert_eq!(addresses(&found.v4), four);
             assert_eq!(server.heard().len() - before, asked, "{:?}", server.heard());
         }
+
+        resolver.trails = Trails::default();
+        let resolver = resolver.lookup_timeout(Duration::from_secs(3));
+        let (found, _) = timed(&resolver, "redis").await;
+        assert_eq!(addresses(&found.v4), four, "in one go");
     }
 
     #[tokio::test]

@@ -91,7 +91,8 @@ impl<R: Resolve + ?Sized> Resolve for Arc<R> {
 /// The resolver of a client that was given none: [`Hickory::system`] on Linux, [`System`] elsewhere.
 pub(crate) fn default_resolver(policy: &DnsPolicy) -> Arc<dyn Resolve> {
     if cfg!(target_os = "linux") {
-        Arc::new(Hickory::system().families(policy.families))
+        let resolver = Hickory::system().families(policy.families);
+        Arc::new(resolver.lookup_timeout(policy.lookup_timeout))
     } else {
         Arc::new(System::new())
     }

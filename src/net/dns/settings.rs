@@ -145,7 +145,8 @@ impl DnsPolicy {
         self
     }
 
-    /// After this a lookup has failed. Default 2.2 s; legal from 100 ms to 30 s.
+    /// After this a lookup has failed. Default 2.2 s; legal from 100 ms to 30 s. A [`Hickory`](super::Hickory) of your own is told of
+    /// another by its [setter](super::Hickory::lookup_timeout).
     #[must_use]
     pub fn lookup_timeout(mut self, limit: Duration) -> Self {
         self.lookup_timeout = limit;
@@ -222,7 +223,8 @@ impl DnsPolicy {
 /// More often, and clients are a load on the name server; more seldom, and a move is news of yesterday.
 const REFRESH_LEGAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Shorter than a round trip to a name server makes no sense, longer than half a minute helps nobody who is down.
-const LOOKUP_LEGAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+pub(super) const LOOKUP_LEGAL: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
 /// From two turns of a rotating name at `max_refresh` to a day.
 const ROTATION_LEGAL: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(86_400);
