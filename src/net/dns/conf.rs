@@ -1,13 +1,15 @@
 //! Where to ask, and under which names: resolv.conf and its search list.
 //!
-//! Owns [`Conf`]. Promises: the candidates of a name are those of glibc, in its order; a name with a trailing dot has one. Pure;
-//! re-reading is [`watched`](super::watched)'s. Words that make no sense are skipped. Not done: a search domain taken from the
-//! machine's own host name where the file names none, and the options but `ndots`: `timeout`, `attempts` and `rotate` are ours to
-//! decide, and without `edns0` a long answer comes over TCP.
+//! Owns [`Conf`]. Promises: the candidates of a name are those of glibc, in its order; a name with a trailing dot has one. Pure, but
+//! that it asks the system (Linux) for the number of an interface that a server names; re-reading is [`watched`](super::watched)'s.
+//! Words that make no sense are skipped. Not done: a search domain taken from the machine's own host name where the file names none,
+//! and the options but `ndots`: `timeout`, `attempts` and `rotate` are ours to decide, and without `edns0` a long answer comes over
+//! TCP.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV6};
 
 use hickory_proto::{ProtoError, rr::Name};
+use tracing::warn;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Conf {
@@ -43,10 +45,15 @@ impl Conf {
     }
 
     fn add_server(&mut self, word: Option<&str>) {
-        // A link-local server may name its interface, which a plain address cannot carry.
-        let address = word.and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok());
-        if let Some(address) = address.filter(|_| self.servers.len() < MOST_SERVERS) {
-            self.servers.push(SocketAddr::new(address, 53));
+        let Some(word) = word.filter(|_| self.servers.len() < MOST_SERVERS) else {
+            return;
+        };
+        match server(word) {
+            Some(server) => self.servers.push(server),
+            None => warn!(
+                server = word,
+                "name server left out: no address, or no such interface"
+            ),
         }
     }
 
@@ -81,6 +88,20 @@ impl Conf {
     }
 }
 
+fn server(word: &str) -> Option<SocketAddr> {
+    let Some((address, zone)) = word.split_once('%') else {
+        return Some(SocketAddr::new(word.parse().ok()?, 53));
+    };
+    // A link-local server: without its interface the kernel does not know where to look for it.
+    Some(SocketAddrV6::new(address.parse().ok()?, 53, 0, interface(zone)?).into())
+}
+
+/// The number of a network interface, which is given as such or by its name.
+fn interface(zone: &str) -> Option<u32> {
+    let by_name = || std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok();
+    zone.parse().ok().or_else(|| by_name()?.trim().parse().ok())
+}
+
 fn domains<'a>(words: impl Iterator<Item = &'a str>) -> Vec<Name> {
     let mut domains: Vec<Name> = Vec::new();
     for mut domain in words.filter_map(|word| Name::from_str_relaxed(word).ok()) {
@@ -103,19 +124,40 @@ const MOST_DOMAINS: usize = 32;
 mod tests {
     use super::*;
 
-    const POD: &str = "# a pod\nnameserver 10.96.0.10\nnameserver fe80::1%eth0\nnameserver nonsense\n\
+    const POD: &str = "# a pod\nnameserver 10.96.0.10\nnameserver fe80::1%3\nnameserver nonsense\n\
         search old.example\nsearch ns.svc.cluster.local svc.cluster.local cluster.local . svc.cluster.local\noptions ndots:5 edns0 ndots:x\n";
 
     #[test]
     fn a_pods_resolv_conf_is_read_as_glibc_reads_it() {
         let conf = Conf::parse(POD);
-        let servers = ["10.96.0.10:53", "[fe80::1]:53"].map(|text| text.parse().unwrap());
+        let servers = ["10.96.0.10:53", "[fe80::1%3]:53"].map(|text| text.parse().unwrap());
         assert_eq!(conf.servers, servers);
         assert_eq!(conf.search.len(), 3);
         assert_eq!(conf.ndots, 5);
         assert_eq!(Conf::parse("garbage\u{0}\nnameserver").servers, []);
         let many = "nameserver 10.0.0.1\n".repeat(9);
         assert_eq!(Conf::parse(&many).servers.len(), 3);
+    }
+
+    #[test]
+    fn a_link_local_server_is_asked_through_its_interface_and_left_out_if_there_is_none() {
+        let zones = [
+            ("%7", Some(7)),
+            ("%nowhere", None),
+            ("%../lo", None),
+            ("%", None),
+        ];
+        let own = cfg!(target_os = "linux").then_some(("%lo", Some(1)));
+        for (zone, expected) in zones.into_iter().chain(own) {
+            let conf = Conf::parse(&format!("nameserver fe80::1{zone}\nnameserver 10.0.0.1"));
+            let mut servers = conf.servers.iter();
+            let scope = match servers.next() {
+                Some(SocketAddr::V6(server)) => Some(server.scope_id()),
+                _ => None,
+            };
+            assert_eq!(scope, expected, "{zone}");
+            assert_eq!(conf.servers.len(), 1 + usize::from(expected.is_some()));
+        }
     }
 
     #[test]
