@@ -502,7 +502,7 @@ mod tests {
         conf.servers = vec![server.address];
         resolver.conf = Source::Given(Arc::new(conf));
         let four = vec![ip("10.0.0.1")];
-        let slow = |say| Say::Late(Duration::from_millis(600), Box::new(say));
+        let slow = |say| Say::Late(Duration::from_millis(550), Box::new(say));
         for name in ["redis.a.test.", "redis.b.test.", "redis.c.test.", "redis."] {
             for kind in [A, AAAA] {
                 server.say(name, kind, slow(Say::Code(NXDomain)));
