@@ -11,8 +11,9 @@ mod common;
 use std::time::Duration;
 
 use common::*;
+use holdfast_lab::load::Sample;
 use holdfast_lab::sentinel::{FakeSentinel, View};
-use holdfast_lab::{Answer, Dns, Embedded};
+use holdfast_lab::{Answer, Dns, Embedded, Mode, Outcome, Proxy};
 use redis_holdfast::dns::{DnsPolicy, Hickory};
 use redis_holdfast::{Builder, Client, ReadFrom, Sentinels, redis};
 use tokio::runtime::Runtime;
@@ -183,6 +184,35 @@ async fn a_primary_that_is_called_by_a_name_from_now_on_fails_no_call() {
         assert_eq!(named.servers[0].accepts(), 2, "the same link serves");
         assert!(named.dns.queries(HOSTS[0]) > 0);
     }
+}
+
+/// As long as the new name has no address, the old one is all there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_dies_under_a_name_without_an_address_is_swapped_all_the_same() {
+    let named = Named::start().await;
+    let proxy = Proxy::start(named.servers[0].addr()).await.unwrap();
+    let at = proxy.addr();
+    named.turn((at.ip().to_string(), at.port()), 1);
+    named.fail();
+    let client = named.client(DnsPolicy::default()).await;
+    let running = start(client.clone(), 200, SECOND * 4);
+    named.turn((HOSTS[0].to_owned(), at.port()), 1);
+    sleep(SECOND * 2).await;
+    proxy.set(Mode::Stall);
+    proxy.set_for_new(Mode::Pass);
+    let onset = running.mark("the path of the link is dead");
+    let report = running.finish().await;
+    println!("FIGURE names, renamed, its link swapped: {}", show(&report));
+    // Suspect after 150 ms, a probe within 50, a moment to speak, and what the machine was late.
+    let swapped = onset + ms(300) + report.lag().max();
+    let late = |sample: &&Sample| sample.scheduled >= swapped && sample.outcome != Outcome::Ok;
+    assert_eq!(
+        report.samples().iter().filter(late).count(),
+        0,
+        "{}",
+        show(&report)
+    );
+    assert!(proxy.accepts() <= 3, "{} dials", proxy.accepts());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

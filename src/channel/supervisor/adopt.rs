@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{GRACE, HOLD, Supervisor};
+use super::{GRACE, HOLD, Supervisor, primary::means_another};
 use crate::{
     channel::{
         fence::{Fallen, Fence, fallen, fence, send_kill},
@@ -20,6 +20,7 @@ use crate::{
         verdict::{Adopt, Aim, Probe, Sight, adopt},
     },
     net::{
+        address::Address,
         link::{LinkId, LinkState, mailbox::Retire},
         reach::{
             connect::{Dial, Wire},
@@ -77,7 +78,7 @@ impl<C: Dial> Supervisor<C> {
             // Those whom the fence cuts off follow to the new link: they are not to find an open circuit.
             self.hub.gate.set(Gate::Waiting);
         }
-        let turn = turned(self.maps.clone(), self.term);
+        let turn = turned(self.maps.clone(), self.term, wire.address());
         let (fenced, fence) = tokio::select! {
             biased;
             // Another server is meant by now: this one is not to be handed a byte, and the old link not one more.
@@ -85,7 +86,7 @@ impl<C: Dial> Supervisor<C> {
             fences = self.fence_off(&wire, silent) => fences,
         };
         let is_dead = matches!(*wire.watch().borrow(), LinkState::Dead { .. });
-        let is_foreign = self.maps.borrow().term != self.term || self.is_foreign(wire.address());
+        let is_foreign = self.is_foreign(wire.address());
         // Silent itself, it is no better than the old one; and what it were handed could overtake what the old one still holds.
         let is_silent = decision == Adopt::Swap && fence == Some(Fence::Silent);
         if is_dead || is_foreign || is_silent || !self.may_close(Instant::now()) {
@@ -132,15 +133,16 @@ impl<C: Dial> Supervisor<C> {
         let outcome = fence.map_or(FenceOutcome::Failed, outcome);
         span::link_swapped(&self.hub.client, self.hub.endpoint(), outcome);
         let origin = old.wire.origin();
-        let follows = origin.greeting.identity.is_some()
-            && self.hub.purse().has_batch(origin.id, Instant::now());
+        let known = origin.greeting.identity.is_some();
+        let has_batch = self.hub.purse().has_batch(origin.id, Instant::now());
         let order = match fence {
             Some(Fence::Up) => {
                 Retire::Abort(self.lost("connection replaced and fenced: executed before or never"))
             }
-            // Its reads may follow to the same server, and only a server that says who it is is known to be the same. Where they could not be sent
-            // again they stay, for this link may speak after all.
-            _ if follows => Retire::Bench,
+            // The server has what it was asked, and will come to it: what could not be sent again waits for that.
+            Some(Fence::Blocked) if !has_batch => Retire::Drain,
+            // Its reads may follow to the same server, and only a server that says who it is is known to be the same.
+            _ if known => Retire::Bench,
             _ => Retire::Drain,
         };
         if fence != Some(Fence::Up) {
@@ -186,7 +188,8 @@ impl<C: Dial> Supervisor<C> {
             of_silent = Some(result);
         }
         let identity = wire.origin().greeting.identity.as_ref();
-        let mut remembered = std::mem::take(&mut self.fallen);
+        // A copy: whoever gives this up half-way still has to fence them off.
+        let mut remembered = self.fallen.clone();
         for old in remembered
             .iter_mut()
             .filter(|old| Some(&old.identity) == identity)
@@ -262,9 +265,10 @@ impl<C: Dial> Supervisor<C> {
     }
 }
 
-/// Waits until another server is meant than the one of this term.
-async fn turned(mut maps: watch::Receiver<Arc<Map>>, term: u64) {
-    if maps.wait_for(|map| map.term != term).await.is_err() {
+/// Waits until another server is meant than the one at `address`, which was in `term`.
+async fn turned(mut maps: watch::Receiver<Arc<Map>>, term: u64, address: &Address) {
+    let turns = |map: &Arc<Map>| means_another(map, term, address);
+    if maps.wait_for(turns).await.is_err() {
         pending::<()>().await;
     }
 }

@@ -535,8 +535,13 @@ impl<C: Dial> Supervisor<C> {
         match (aim, &self.held) {
             (Aim::Nowhere, _) => Vec::new(),
             (Aim::Same, Some(held)) => vec![held.wire.address().clone()],
-            (Aim::Same | Aim::Everywhere, _) => {
-                dial_order(&self.maps.borrow().primary, self.last_good.as_ref())
+            (Aim::Same | Aim::Everywhere, held) => {
+                let order = dial_order(&self.maps.borrow().primary, self.last_good.as_ref());
+                match held {
+                    // No address is known of the name that its server has now.
+                    Some(held) if order.is_empty() => vec![held.wire.address().clone()],
+                    _ => order,
+                }
             }
         }
     }

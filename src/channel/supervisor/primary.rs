@@ -66,15 +66,12 @@ impl<C: Dial> Supervisor<C> {
 
     /// Whether `address` belongs to a server that is not the one that is meant.
     pub(super) fn is_foreign(&self, address: &Address) -> bool {
-        let map = self.maps.borrow();
-        map.term > 0 && !map.primary.addresses.contains(address) && !self.is_renamed(&map)
+        means_another(&self.maps.borrow(), self.term, address)
     }
 
-    /// Whether the server behind the link may be the one that is meant, under a name of which no address is known yet: until one is,
-    /// nothing speaks against the link.
+    /// Whether the link is left alone though the map speaks of another server than this one does.
     fn is_renamed(&self, map: &Map) -> bool {
-        let is_news = map.term != self.term && map.deposed <= self.term;
-        is_news && map.primary.addresses.is_empty() && self.held.is_some()
+        is_renamed(map, self.term) && self.held.is_some()
     }
 
     fn turn_to(&mut self, addresses: &Arc<[Address]>, now: Instant) {
@@ -155,8 +152,15 @@ impl<C: Dial> Supervisor<C> {
             .held
             .as_ref()
             .and_then(|held| held.wire.origin().greeting.identity.as_ref());
+        let map = self.maps.borrow();
+        let term = if self.is_renamed(&map) {
+            map.term
+        } else {
+            self.term
+        };
+        drop(map);
         self.topology.witness(Witness {
-            term: self.term,
+            term,
             link,
             lineage: identity.map(|identity| identity.replication_id.as_str().into()),
         });
@@ -177,6 +181,17 @@ impl<C: Dial> Supervisor<C> {
         metrics.primary_changed(PrimaryChange::Promotion, seen.promoted - last.promoted);
         metrics.sentinels(seen.reachable);
     }
+}
+
+/// Whether what is meant since `term` may be the same server, under a name of which no address is known yet: until one is, nothing speaks
+/// against its links.
+fn is_renamed(map: &Map, term: u64) -> bool {
+    map.term != term && map.deposed <= term && map.primary.addresses.is_empty()
+}
+
+/// Whether the map means another server than the one at `address`, which was meant in `term`.
+pub(super) fn means_another(map: &Map, term: u64, address: &Address) -> bool {
+    map.term > 0 && !map.primary.addresses.contains(address) && !is_renamed(map, term)
 }
 
 /// A server that has just said that it is a replica is asked again after this long, unless another is named first.

@@ -80,6 +80,11 @@ impl Clock {
         Ok(())
     }
 
+    /// Whether the last look found no silence.
+    pub(crate) fn is_fine(&self) -> bool {
+        self.silence.is_fine()
+    }
+
     /// Whether a connection that owes nothing is to be asked for a sign of life. The `PING` counts as sent.
     pub(crate) fn take_ping(&mut self, now: Instant) -> bool {
         let is_due = now >= self.ping_at;

@@ -267,7 +267,7 @@ impl<S: Socket> Driver<S> {
             return Ok(());
         }
         self.pace.disown(self.origin.id);
-        self.obey(Retire::Drain)
+        self.obey(Retire::Drain, false)
     }
 
     fn progress(&mut self, now: Instant) {
@@ -284,7 +284,8 @@ impl<S: Socket> Driver<S> {
         };
         let taken = self.mailbox.take(&mut self.batch, room, cx.waker());
         if let Some(order) = taken.order {
-            self.obey(order)?;
+            let writes_on = matches!(order, Retire::Drain) && self.clock.is_fine();
+            self.obey(order, writes_on)?;
         }
         while self.outbox.has_room() {
             let Some(job) = self.batch.pop_front() else {
@@ -302,14 +303,15 @@ impl<S: Socket> Driver<S> {
         Ok(!self.batch.is_empty() || (taken.left > 0 && self.owed.len() < self.pace.max_owed))
     }
 
-    fn obey(&mut self, order: Retire) -> Result<(), Exit> {
+    /// `writes_on`: what its sender does not wait for is still written.
+    fn obey(&mut self, order: Retire, writes_on: bool) -> Result<(), Exit> {
         self.retiring = true;
         let error = match &order {
             Retire::Abort(error) => return Err(Exit::Aborted(error.clone())),
             Retire::Drain | Retire::Bench => self.pace.lost("connection is being replaced"),
         };
-        let (written, drains) = (self.outbox.written(), matches!(order, Retire::Drain));
-        if let Some(from) = self.owed.release_unsent(written, &error, drains) {
+        let written = self.outbox.written();
+        if let Some(from) = self.owed.release_unsent(written, &error, writes_on) {
             self.outbox.withdraw(from);
         }
         self.end_unbegun(&error);

@@ -71,6 +71,11 @@ impl Silence {
         std::mem::replace(&mut self.level, Level::Fine) > Level::Fine
     }
 
+    /// Whether no silence was judged.
+    pub(crate) fn is_fine(&self) -> bool {
+        self.level == Level::Fine
+    }
+
     /// When to look next; `None` while nothing is owed or all is said.
     pub(crate) fn due(&self, limits: &Limits) -> Option<Instant> {
         let threshold = match self.level {
