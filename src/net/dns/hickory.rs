@@ -149,6 +149,7 @@ impl Hickory {
             return self.walk(conf, &trail, deadline).await;
         };
         let found = self.both(conf, home, deadline).await;
+        trail.heard_at_home(&found, Instant::now());
         if is_positive(&found) && !trail.looks_above(Instant::now()) {
             return found;
         }

@@ -27,6 +27,9 @@ pub(super) struct Members {
     alike: u32,
     alike_since: Option<Instant>,
     rotating: bool,
+    /// How long answers must be alike to end a rotation, and when they last did.
+    steady: Duration,
+    rested_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +53,8 @@ impl Members {
             alike: 0,
             alike_since: None,
             rotating: false,
+            steady: STEADY,
+            rested_at: None,
         }
     }
 
@@ -98,7 +103,15 @@ impl Members {
         let stranger =
             !self.current.is_empty() && !self.current.iter().any(|ip| answer.contains(ip));
         self.strangers = if stranger { self.strangers + 1 } else { 0 };
-        self.rotating |= returned || self.strangers >= 2;
+        if (returned || self.strangers >= 2) && !self.rotating {
+            // What begins again soon after it had come to rest is a rotation behind a cache: it rests as long as the cache keeps an answer.
+            let soon = |rested| at.saturating_duration_since(rested) < self.memory;
+            self.steady = match self.rested_at {
+                Some(rested) if soon(rested) => (self.steady * 2).min(self.memory),
+                _ => STEADY,
+            };
+            self.rotating = true;
+        }
     }
 
     /// A server that moved may show them as well, where caches disagree or where it moved back. But then the answers come to rest.
@@ -108,8 +121,10 @@ impl Members {
         let since = self.alike_since.filter(|_| same).unwrap_or(at);
         let before = if same { self.alike } else { 0 };
         (self.alike, self.alike_since) = (before.saturating_add(1), Some(since));
-        if self.alike >= STEADY_ANSWERS && at.saturating_duration_since(since) >= STEADY {
+        let is_long = at.saturating_duration_since(since) >= self.steady;
+        if self.rotating && self.alike >= STEADY_ANSWERS && is_long {
             self.rotating = false;
+            self.rested_at = Some(at);
         }
     }
 
@@ -163,9 +178,9 @@ impl Past {
 /// An answer that lacks an address must be borne out by one that was asked for so much later.
 const CONFIRM: Duration = Duration::from_secs(1);
 
-/// So many answers that say the same, over so long, are no rotation's. Caches that disagree after a move are of one mind by then, and a
-/// rotation that is steady by chance costs a link one swap a minute at most. Longer, and who moved back is written to that much longer
-/// where it was.
+/// So many answers that say the same, over so long, are no rotation's; twice as long where that was an error a while ago. Caches that disagree
+/// after a move are of one mind by then, and a rotation that is steady by chance costs a link one swap a minute at most. Longer, and who
+/// moved back is written to that much longer where it was.
 const STEADY: Duration = Duration::from_secs(60);
 const STEADY_ANSWERS: u32 = 3;
 
@@ -292,6 +307,26 @@ mod tests {
             (330_000, &[1], &[1, 2], &[]),
             (360_000, &[1], &[1], &[2]),
         ]);
+    }
+
+    #[test]
+    fn a_rotation_behind_a_cache_costs_a_few_swaps_and_then_none() {
+        let (mut members, start) = (Members::new(Duration::from_secs(600)), Instant::now());
+        let (mut gone, mut swaps) = (Vec::new(), Vec::new());
+        // Half a minute apart for a day, and the cache keeps each answer for five minutes.
+        for turn in 0..24 * 120 {
+            let at = start + Duration::from_secs(30) * turn;
+            members.answered(vec![ip(u8::from(turn / 10 % 2 == 0))], Families::Both, at);
+            if members.gone() != gone && !members.gone().is_empty() {
+                swaps.push(turn / 2);
+            }
+            gone = members.gone();
+        }
+        assert!(
+            swaps.len() <= 4 && swaps.last() < Some(&60),
+            "in minutes: {swaps:?}"
+        );
+        assert!(members.is_rotating());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Owns [`Trails`], one [`Trail`] per list of candidates. Promises: a name that was found is not looked for further down, so a
 //! name server that fails cannot hand us to whoever answers to a longer name; it may be found further up, where it would have been
-//! found first; a walk that was cut short is taken up where it ended. A list that changes, as when resolv.conf does, is another
+//! found first; one that does not exist any more where it was found, by all answers of ten minutes, is looked for everywhere again; a walk
+//! that was cut short is taken up where it ended. A list that changes, as when resolv.conf does, is another
 //! list, and what was known of the old one is still there if it comes back.
 //! Leaves asking to [`hickory`](super::hickory). Pure: time is an argument. Bounded; cannot fail.
 
@@ -30,6 +31,8 @@ pub(super) struct Trail {
 struct Known {
     /// The place of the candidate that has addresses.
     home: Option<usize>,
+    /// Since when it has been said that there is none there, without a break.
+    bare_since: Option<Instant>,
     looked_above: Option<Instant>,
     /// Places where there is none, as heard in a walk that has not come to its end.
     none: HashMap<usize, (Instant, Resolution)>,
@@ -88,15 +91,25 @@ impl Trail {
         let first = known.home.is_none_or(|home| place <= home);
         if first {
             known.home = Some(place);
+            known.bare_since = None;
             known.none.clear();
         }
         first
     }
 
+    /// What came from where the name was found. Who says for long that it is there no more is believed: it may have moved down the list.
+    pub(super) fn heard_at_home(&self, answer: &Resolution, now: Instant) {
+        let mut known = self.known();
+        if !is_none(answer) {
+            known.bare_since = None;
+        } else if now.saturating_duration_since(*known.bare_since.get_or_insert(now)) >= BARE {
+            (known.home, known.bare_since) = (None, None);
+        }
+    }
+
     /// An answer came from `place`; kept if it says that there is no address.
     pub(super) fn heard(&self, place: usize, answer: &Resolution, now: Instant) {
-        let is_none = |answer: &Answer| matches!(answer, Answer::Negative { .. });
-        if is_none(&answer.v4) && is_none(&answer.v6) {
+        if is_none(answer) {
             self.known().none.insert(place, (now, answer.clone()));
         }
     }
@@ -114,12 +127,21 @@ impl Trail {
     }
 }
 
+/// Whether it says of both families that there is no address.
+fn is_none(answer: &Resolution) -> bool {
+    let is_none = |answer: &Answer| matches!(answer, Answer::Negative { .. });
+    is_none(&answer.v4) && is_none(&answer.v6)
+}
+
 fn is_recent(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| now.saturating_duration_since(at) < RECENT)
 }
 
 /// Time for a few lookups to come to the end of a list, at the pace of failures.
 const RECENT: Duration = Duration::from_secs(30);
+
+/// Longer than a name server that fails is wrong in this way, as far as one can wait: below there may be a stranger.
+const BARE: Duration = Duration::from_secs(600);
 
 /// More names than a client follows.
 const MOST_TRAILS: usize = 256;
@@ -155,6 +177,22 @@ mod tests {
         assert!(trail.found(0));
         assert_eq!(trail.home(), list("redis").first());
         assert_eq!(places(&trail), [0; 0]);
+    }
+
+    #[test]
+    fn who_is_not_at_home_for_ten_minutes_on_end_is_looked_for_everywhere() {
+        let (trail, start) = (Trail::new(list("redis")), Instant::now());
+        assert!(trail.found(0));
+        let silence = Resolution::transient("silence");
+        let second = Duration::from_secs(1);
+        trail.heard_at_home(&none(), start);
+        trail.heard_at_home(&none(), start + BARE - second);
+        trail.heard_at_home(&silence, start + BARE);
+        trail.heard_at_home(&none(), start + BARE + second);
+        trail.heard_at_home(&none(), start + BARE * 2);
+        assert_eq!(trail.home(), list("redis").first());
+        trail.heard_at_home(&none(), start + BARE * 2 + second);
+        assert_eq!((trail.home(), places(&trail)), (None, vec![0, 1, 2]));
     }
 
     #[test]
