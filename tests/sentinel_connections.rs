@@ -66,6 +66,8 @@ async fn a_sentinel_that_is_named_and_announces_its_ip_is_dialled_once() {
         accepts(&all) == [2, 2, 2]
     })
     .await;
+    sleep(SECOND * 2).await;
+    assert_eq!(accepts(&all), [2, 2, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,6 +50,8 @@ pub(super) struct Asker {
     link: Option<Link>,
     /// When the last connection was made.
     connected: Instant,
+    /// Connections in a row that ended before they had settled.
+    short_lives: u32,
     states: Option<watch::Receiver<LinkState>>,
     pushes: mpsc::Receiver<Value>,
     question: Option<Question>,
@@ -88,6 +90,7 @@ impl Asker {
             found,
             link: None,
             connected: Instant::now(),
+            short_lives: 0,
             states: None,
             pushes,
             question: None,
@@ -235,6 +238,12 @@ impl Asker {
         let lived = self.connected.elapsed();
         if lived >= SETTLED {
             self.prober.calm();
+            self.short_lives = 0;
+            return Duration::ZERO;
+        }
+        // Once is an accident, or a promotion: Sentinels cut everybody off who talks to the replica that they promote.
+        self.short_lives += 1;
+        if self.short_lives < 2 {
             return Duration::ZERO;
         }
         self.prober.gap().saturating_sub(lived)

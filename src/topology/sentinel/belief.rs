@@ -18,6 +18,7 @@ use super::{
     vote::{Followed, Seat, Verdict, Word, vote},
     wire::{Spot, Told, View},
 };
+use crate::net::dns::literal;
 
 /// No Sentinel answers: said after so long, where a primary is followed meanwhile.
 const UNANSWERED: Duration = Duration::from_secs(1);
@@ -381,7 +382,8 @@ impl Belief {
         let turn = is_new.then(|| {
             let why = match &self.followed {
                 None => Why::Found,
-                Some(at) if at.epoch == epoch => Why::Rename,
+                // Sentinels that begin to announce names, or cease to.
+                Some(at) if at.epoch == epoch && is_name(&at.spot) != is_name(&spot) => Why::Rename,
                 Some(_) => Why::Vote,
             };
             self.follow(Turn { spot, epoch, why }, now)
@@ -409,6 +411,10 @@ impl Belief {
         self.trouble = None;
         turn
     }
+}
+
+fn is_name(spot: &Spot) -> bool {
+    literal(&spot.host).is_none()
 }
 
 fn view(seat: &Seat) -> Option<&View> {

@@ -119,13 +119,22 @@ async fn a_dead_primary_is_left_for_an_older_epoch_only_after_a_while() {
 #[tokio::test(start_paused = true)]
 async fn another_name_at_the_same_epoch_is_no_failover() {
     let now = Instant::now();
-    for (epoch, expected) in [(3, Why::Rename), (4, Why::Vote)] {
+    let named = Spot::new("redis-0", 1);
+    for (to, epoch, expected) in [
+        (&named, 3, Why::Rename),
+        (&named, 4, Why::Vote),
+        (&spot(2), 3, Why::Vote),
+    ] {
         let mut belief = found(now);
         for peer in 0..3 {
-            belief.on_word(peer, says(2, epoch), now);
+            let Word::Says(view) = says(2, epoch) else {
+                unreachable!("it says something");
+            };
+            let primary = Some(to.clone());
+            belief.on_word(peer, Word::Says(View { primary, ..view }), now);
         }
         let turn = belief.decide(now).expect("followed");
-        assert_eq!((turn.spot, turn.why), (spot(2), expected));
+        assert_eq!((&turn.spot, turn.why), (to, expected));
     }
 }
 
