@@ -9,8 +9,10 @@ use std::time::Duration;
 use common::sentinel::*;
 use common::*;
 use holdfast_lab::load::LagMeter;
+use holdfast_lab::sentinel::{FakeSentinel, View};
 use holdfast_lab::{Mode, SentinelSet};
 use redis_holdfast::redis::{AsyncCommands, RedisResult, cmd, pipe};
+use redis_holdfast::telemetry::names;
 use redis_holdfast::{Client, Error, ErrorKind, Phase, ReadFrom, Replay, Request};
 use tokio::time::{Instant, sleep};
 use tower::Service;
@@ -288,6 +290,47 @@ async fn a_replica_that_lags_behind_is_left_out() {
         .unwrap();
     assert_eq!(said, "+OK");
     until_read_from(&set, &client, &[2], LEFT_OUT).await;
+}
+
+/// Its address may be somebody else's by now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_listed_no_more_is_left_alone_though_nobody_reads() {
+    const NAME: &str = "unlisted";
+    let builder = SentinelSet::builder().sentinels(0);
+    let Some(set) = builder.start_or_skip().await else {
+        return;
+    };
+    let (primary, replica) = (set.node(0).addr(), set.node(1).addr());
+    let view = View::of(set.name(), primary.ip(), primary.port());
+    let sentinel = FakeSentinel::start(view).await.unwrap();
+    let url = format!("redis+sentinel://{}/{}", sentinel.addr(), set.name());
+    let client = connect_as(&url, NAME).await;
+    let client = client.with_read_from(ReadFrom::Replica);
+    // From the first read on the primary is asked how far it is.
+    get(&client).await.unwrap_err();
+    sleep(SECOND * 2).await;
+    let baseline = baseline::Baseline::take().await;
+    let list = |all: &[_]| sentinel.believe(|view| view.replicas = all.to_vec());
+    let listed = [(replica.ip().to_string(), replica.port(), "slave".to_owned())];
+    let is_read = async || get(&client).await.is_ok();
+    list(&listed);
+    until("it is read from", SECOND * 3, is_read).await;
+    set.node(1).proxy().set(Mode::Down);
+    list(&[]);
+    // Sentinels are asked once a second, and a channel counts as often.
+    sleep(SECOND * 2).await;
+    let dials = || gauges::counter(&format!("{NAME}.replicas"), names::DIALS, "");
+    let before = dials();
+    sleep(SECOND * 2).await;
+    assert_eq!(dials(), before, "it is dialled on and on");
+    set.node(1).proxy().set(Mode::Pass);
+    list(&listed);
+    until("it is read from again", SECOND * 3, is_read).await;
+    list(&[]);
+    // Nobody reads: those who do would notice.
+    sleep(SECOND).await;
+    baseline.is_restored().await;
+    put(&client).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

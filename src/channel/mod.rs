@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tower::Service;
 
-use self::{call::Call, gate::Cell, purse::Purse, supervisor::Supervisor};
+use self::{call::Call, gate::Cell, purse::Purse, route::Pool, supervisor::Supervisor};
 use crate::{
     Config, Error, ErrorKind, Phase, Request,
     config::Server,
@@ -232,6 +232,8 @@ pub(crate) struct Channel<C: Dial> {
 pub(crate) struct Shared<C: Dial> {
     hub: Arc<Hub<C::Wire>>,
     recipe: Recipe<C>,
+    /// Of replicas. The supervisor closes those that the topology leaves out, and keeps none alive.
+    pool: Arc<Pool<C>>,
     supervisor: Mutex<Option<Owned>>,
 }
 
@@ -268,6 +270,7 @@ impl<C: Dial> Channel<C> {
             shared: Own::new(Shared {
                 hub,
                 recipe,
+                pool: Arc::default(),
                 supervisor: Mutex::new(None),
             }),
         };
@@ -298,7 +301,8 @@ impl<C: Dial> Channel<C> {
             connector,
             sources,
         } = self.shared.recipe.clone();
-        let keeper = Supervisor::new(hub.clone(), &config, connector, &sources, &runtime);
+        let pool = Arc::downgrade(&self.shared.pool);
+        let keeper = Supervisor::new(hub.clone(), pool, &config, connector, &sources, &runtime);
         *supervisor = Some(spawn_owned(&runtime, keeper.run()));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns [`Route`], a `Service` over the [`Channel`] to the primary and one more for each replica that the topology calls fit to be read from.
 //! Promises: nothing but reads ever leaves for a replica; a channel to one is made with the first read that wants it, and drained when
-//! the topology leaves it out; a replica that is silent or away is passed over, and a read that one let go goes on to the next, within its
+//! the topology leaves it out, whether or not anybody reads then; a replica that is silent or away is passed over, and a read that one let go goes on to the next, within its
 //! deadline, once at most if it may have run, and only if it may be repeated and that is paid for; what happens to a replica is nothing to
 //! the primary's circuit. Leaves who is fit to `topology`, links to [`Channel`], what may be repeated to [`Call`].
 //! Fails by kind and phase: `no_replica`, phase `queue`, where a replica and nothing else was asked for.
@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tower::Service;
 
-use super::{Channel, Recipe, Sources, call::Call, gate::Gate};
+use super::{Channel, Recipe, Shared, Sources, call::Call, gate::Gate};
 use crate::{
     Error, ErrorKind, Phase, ReadFrom, Reply, Request,
     error::Executed,
@@ -31,14 +31,13 @@ use crate::{
 /// A `Service` over the primary and its replicas. Always ready; cheap to clone.
 pub(crate) struct Route<C: Dial> {
     primary: Channel<C>,
-    pool: Arc<Pool<C>>,
     read_from: ReadFrom,
 }
 
 /// The replicas' channels, which all clones share.
-struct Pool<C: Dial> {
+pub(super) struct Pool<C: Dial> {
     seats: ArcSwap<Seats<C>>,
-    /// Those that were left out and are being drained; held while seats are made.
+    /// Those that were left out and are being drained; held while seats are made or left out.
     leaving: Mutex<Vec<Channel<C>>>,
 }
 
@@ -62,19 +61,7 @@ enum Standing {
 
 impl<C: Dial> Route<C> {
     pub(crate) fn new(primary: Channel<C>, read_from: ReadFrom) -> Self {
-        let seats = Seats {
-            of: [].into(),
-            seats: Vec::new(),
-        };
-        let pool = Pool {
-            seats: ArcSwap::from_pointee(seats),
-            leaving: Mutex::default(),
-        };
-        Self {
-            primary,
-            pool: Arc::new(pool),
-            read_from,
-        }
+        Self { primary, read_from }
     }
 
     pub(crate) fn set(&mut self, read_from: ReadFrom) {
@@ -114,8 +101,9 @@ impl<C: Dial> Route<C> {
 
     fn every(&self, mut each: impl FnMut(&Channel<C>)) {
         each(&self.primary);
-        let leaving = self.pool.leaving();
-        let seats = self.pool.seats.load();
+        let pool = &self.primary.shared.pool;
+        let leaving = pool.leaving();
+        let seats = pool.seats.load();
         let seated = seats.seats.iter().map(|(_, channel)| channel);
         seated.chain(leaving.iter()).for_each(each);
     }
@@ -126,42 +114,30 @@ impl<C: Dial> Route<C> {
 
     /// The replicas that may be read from, each with its channel.
     fn seats(&self) -> Arc<Seats<C>> {
-        let hub = &self.primary.shared.hub;
+        let Shared { hub, pool, .. } = &**self.primary.shared;
         if !hub.reads_replicas.load(Ordering::Relaxed) {
             hub.reads_replicas.store(true, Ordering::Relaxed);
             hub.alarm.notify_one();
         }
         let is_current = |seats: &Seats<C>| Arc::ptr_eq(&seats.of, &hub.replicas.load());
-        let seats = self.pool.seats.load_full();
+        let seats = pool.seats.load_full();
         if is_current(&seats) {
             return seats;
         }
-        let mut leaving = self.pool.leaving();
-        let seats = self.pool.seats.load_full();
+        let _held = pool.leaving();
+        let seats = pool.seats.load_full();
         if is_current(&seats) || self.is_closing() {
             return seats;
         }
         let of: Arc<[Replica]> = Arc::clone(&hub.replicas.load());
-        let made = Arc::new(self.seat(of, &seats));
-        let left = seats.seats.iter();
-        for (_, channel) in left.filter(|(replica, _)| !made.of.contains(replica)) {
-            channel.close();
-            leaving.push(channel.clone());
-        }
-        leaving.retain(|channel| !channel.is_closed());
-        self.pool.seats.store(made.clone());
+        let is_missing =
+            |replica: &&Replica| !seats.seats.iter().any(|(known, _)| known == *replica);
+        let missing = of.iter().filter(is_missing);
+        let new = missing.map(|replica| (replica.clone(), self.open(replica)));
+        let all = seats.seats.iter().cloned().chain(new).collect();
+        let made = Arc::new(Seats { of, seats: all });
+        pool.seats.store(made.clone());
         made
-    }
-
-    /// Keeps the channels that are still wanted, and makes the missing ones.
-    fn seat(&self, of: Arc<[Replica]>, last: &Seats<C>) -> Seats<C> {
-        let channel = |replica: &Replica| {
-            let kept = last.seats.iter().find(|(known, _)| known == replica);
-            kept.map_or_else(|| self.open(replica), |(_, channel)| channel.clone())
-        };
-        let seats = of.iter().map(|replica| (replica.clone(), channel(replica)));
-        let seats = seats.collect();
-        Seats { of, seats }
     }
 
     fn open(&self, replica: &Replica) -> Channel<C> {
@@ -212,8 +188,37 @@ impl<C: Dial> Route<C> {
 }
 
 impl<C: Dial> Pool<C> {
+    /// Drains the channels to all but `listed`.
+    pub(super) fn keep(&self, listed: &[Replica]) {
+        let mut leaving = self.leaving();
+        let last = self.seats.load_full();
+        let all = last.seats.iter().cloned();
+        let (seats, left): (Vec<_>, Vec<_>) =
+            all.partition(|(replica, _)| listed.contains(replica));
+        let of = last.of.clone();
+        self.seats.store(Arc::new(Seats { of, seats }));
+        leaving.retain(|channel| !channel.is_closed());
+        for (_, channel) in left {
+            channel.close();
+            leaving.push(channel);
+        }
+    }
+
     fn leaving(&self) -> MutexGuard<'_, Vec<Channel<C>>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Dial> Default for Pool<C> {
+    fn default() -> Self {
+        let none = Seats {
+            of: [].into(),
+            seats: Vec::new(),
+        };
+        Self {
+            seats: ArcSwap::from_pointee(none),
+            leaving: Mutex::default(),
+        }
     }
 }
 
@@ -233,7 +238,6 @@ impl<C: Dial> Clone for Route<C> {
     fn clone(&self) -> Self {
         Self {
             primary: self.primary.clone(),
-            pool: self.pool.clone(),
             read_from: self.read_from,
         }
     }

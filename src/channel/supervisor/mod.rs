@@ -10,7 +10,10 @@ mod adopt;
 mod primary;
 mod standing;
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
@@ -24,6 +27,7 @@ use super::{
     gate::{Gate, Serving},
     keep::{Candidate, Held, Retired, dial_order, template, topology},
     patience::{Patience, Ration},
+    route::Pool,
     verdict::{Aim, Probe, Sight, aim, refuse},
 };
 use crate::{
@@ -61,6 +65,7 @@ type Survey = Box<dyn Fn() -> Arc<dyn Topology> + Send + Sync>;
 
 pub(crate) struct Supervisor<C: Dial> {
     hub: Arc<Hub<C::Wire>>,
+    pool: Weak<Pool<C>>,
     survey: Survey,
     topology: Arc<dyn Topology>,
     maps: watch::Receiver<Arc<Map>>,
@@ -98,6 +103,7 @@ pub(crate) struct Supervisor<C: Dial> {
 impl<C: Dial> Supervisor<C> {
     pub(crate) fn new(
         hub: Arc<Hub<C::Wire>>,
+        pool: Weak<Pool<C>>,
         config: &Arc<Config>,
         connector: C,
         sources: &Sources,
@@ -119,6 +125,7 @@ impl<C: Dial> Supervisor<C> {
             ),
             patience: Patience::new(config.stall_after(), config.detect_within()),
             hub,
+            pool,
             survey,
             topology,
             maps,

@@ -49,6 +49,10 @@ impl<C: Dial> Supervisor<C> {
         let map = self.maps.borrow().clone();
         if **self.hub.replicas.load() != map.replicas {
             self.hub.replicas.store(Arc::new(map.replicas.clone()));
+            // After it is said: whoever makes a channel meanwhile makes none that is left out here.
+            if let Some(pool) = self.pool.upgrade() {
+                pool.keep(&map.replicas);
+            }
         }
         if self.hub.reads_replicas.load(Ordering::Relaxed) {
             self.topology.read_replicas();
