@@ -519,6 +519,34 @@ async fn a_connection_that_answers_nobody_is_replaced_where_nodes_are_at_home() 
     );
 }
 
+/// It was made in a runtime that is gone, and its own task with it: it fails at once, whoever is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_runtime_has_ended_is_replaced() {
+    let Some(cluster) = Cluster::start_or_skip().await else {
+        return;
+    };
+    let cluster = Arc::new(cluster);
+    let first = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let nodes = cluster.clone();
+    let made = first.spawn(async move {
+        let guard = guarded(&nodes, "moved").await;
+        until_all_serve(&guard, &nodes).await;
+        guard
+    });
+    let guard = made.await.unwrap();
+    first.shutdown_background();
+    let ended = Instant::now();
+    until_all_serve(&guard, &cluster).await;
+    println!(
+        "FIGURE guard, a cluster connection whose runtime has ended: replaced and serving after {:?}",
+        ended.elapsed()
+    );
+}
+
 /// Where its calls are many `redis` 1.8 over `tokio` 1.54 may answer nobody any more, in most runs of this.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_dies_and_vanishes_under_load_takes_nobody_with_it_for_good() {

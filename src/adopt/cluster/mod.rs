@@ -90,7 +90,7 @@ impl Layer<ClusterConnection> for GuardLayer {
 /// hundreds of calls, as after the death of a node. (`tokio`'s locks are since 1.54 held by whoever has used up his turn; `redis` stops polling him
 /// to read the map, for which it waits for that lock. With `tokio` below 1.54 we know of no such case.) Give the guard the client, by
 /// [`healed_by`](Self::healed_by): where nobody was answered for 3 s, whoever was asked for, while a node is at home, it makes another
-/// connection, at most once in 10 s. Without it, it says so once in 10 s, in an event of `redis_holdfast::link`, *cluster connection is stuck*.
+/// connection, at most once in 10 s; so too where the runtime that the connection was made in has ended. Without it, it says so once in 10 s, in an event of `redis_holdfast::link`, *cluster connection is stuck*.
 /// What was under way ends at its deadline.
 ///
 /// # Readiness

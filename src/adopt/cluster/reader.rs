@@ -5,12 +5,13 @@
 //! [`nodes`](super::nodes), knocking to [`knock`](super::knock). Cannot fail: who does not answer is asked again.
 //!
 //! `redis` 1.8 polls nothing but the reading of its own map while it does that, for which it needs a lock; since `tokio` 1.54 a call whose
-//! task has used up its turn may hold that lock already, and is never polled again. Then nobody is answered for good.
+//! task has used up its turn may hold that lock already, and is never polled again. Then nobody is answered for good. Nor is anybody
+//! whose connection was made in a runtime that has ended.
 
 use std::{sync::Weak, time::Duration};
 
 use redis::{
-    RedisResult, Value,
+    ErrorKind, RedisResult, Value,
     cluster_async::ClusterConnection,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
@@ -96,13 +97,13 @@ pub(super) async fn reading(weak: Weak<Nodes>, _kept: Kept) {
     let mut ticks = CALM;
     let mut silence = Silence::default();
     loop {
+        let asked = Instant::now();
         let Some(held) = weak.upgrade() else { return };
         let is_due = silence.is_on() || ticks >= CALM || held.should_be_read();
         let (connection, doubted) = (is_due.then(|| held.connection()), held.doubted());
         drop(held);
         ticks += 1;
         if let Some(connection) = connection {
-            let asked = Instant::now();
             match read(connection).await {
                 Heard::Map(slots) => {
                     let Some(nodes) = weak.upgrade() else { return };
@@ -127,8 +128,12 @@ pub(super) async fn reading(weak: Weak<Nodes>, _kept: Kept) {
         }
         // Apart from those of other processes.
         let tick = TICK.mul_f64(0.8 + 0.4 * fastrand::f64());
-        // In a silence the questions follow each other; each takes its own time.
-        let gap = if silence.is_on() { TICK / 10 } else { tick };
+        // In a silence the questions follow each other: each takes its own time, unless it fails at once.
+        let gap = if silence.is_on() {
+            tick.saturating_sub(asked.elapsed()).max(TICK / 10)
+        } else {
+            tick
+        };
         if timeout(gap, doubted.notified()).await.is_ok() {
             ticks = CALM;
         }
@@ -166,9 +171,12 @@ async fn read(mut connection: ClusterConnection) -> Heard {
     heard
 }
 
-/// Whether this is more than that time has passed.
+/// Whether somebody has spoken: a node, or `redis`, that it has a connection to none. Time that passed says nothing, nor does a lost
+/// connection: where its own task has ended, `redis` calls that one too.
 fn is_word(told: &RedisResult<Value>) -> bool {
-    told.as_ref().err().is_none_or(|error| !error.is_timeout())
+    told.as_ref().err().is_none_or(|error| {
+        error.code().is_some() || error.kind() == ErrorKind::ClusterConnectionNotFound
+    })
 }
 
 /// Whether a node is at home, and none of those that are is answered through the connection.
@@ -217,6 +225,26 @@ async fn renew(nodes: &Weak<Nodes>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_connection_is_no_word() {
+        let io = |kind| Err(redis::RedisError::from(std::io::Error::from(kind)));
+        let of = |kind| Err((kind, "so").into());
+        for (told, expected) in [
+            (Ok(Value::Nil), true),
+            (
+                redis::parse_redis_value(b"-CLUSTERDOWN so\r\n").and_then(Value::extract_error),
+                true,
+            ),
+            (of(ErrorKind::ClusterConnectionNotFound), true),
+            (io(std::io::ErrorKind::TimedOut), false),
+            (io(std::io::ErrorKind::BrokenPipe), false),
+            (io(std::io::ErrorKind::ConnectionReset), false),
+            (of(ErrorKind::Client), false),
+        ] {
+            assert_eq!(is_word(&told), expected, "{told:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_suspected_after_a_long_silence_and_told_of_seldom() {
