@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::baseline::Baseline;
+use common::fake::Peer;
 use common::*;
 use holdfast_lab::{Mode, Proxy, RespFake, server_or_skip};
 use redis_holdfast::dns::{Lookup, NoAddress, Resolution, Resolve};
 use redis_holdfast::telemetry::names;
 use redis_holdfast::{Builder, Client, Error, ErrorKind, HealthState, Phase, Request, redis};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::Service;
@@ -230,6 +232,33 @@ async fn wrong_credentials_are_named_at_once_tried_once_a_second_and_healed_with
             if user.is_empty() { "password" } else { "user" }
         );
     }
+}
+
+/// Protected mode is the answer to whatever is said first, and the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_in_protected_mode_is_named_as_such_and_tried_once_a_second() {
+    let peer = Peer::start(|mut socket, _| async move {
+        let denied =
+            b"-DENIED Redis is running in protected mode because protected mode is enabled\r\n";
+        let _ = socket.write_all(denied).await;
+    })
+    .await;
+    let client = builder(&peer.url()).build().unwrap();
+    let (error, took) = first_error(&client).await;
+    assert_eq!(
+        (error.kind(), error.phase()),
+        (ErrorKind::Auth, Phase::Handshake),
+        "{error}"
+    );
+    assert!(took <= AT_ONCE, "{took:?}");
+    let why = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(
+        why.is_some_and(|why| why.contains("protected mode")),
+        "{error:?}"
+    );
+    sleep(ms(3500)).await;
+    let tried = peer.dials();
+    assert!((3..=4).contains(&tried), "{tried} attempts in 3.5 s");
 }
 
 /// Says that there is no such name, until it is told better.

@@ -343,11 +343,16 @@ fn not_redis() -> Error {
     )
 }
 
-/// Errors that any command may get before the server is ready for us.
+/// Errors that any command may get before the server is ready for us, or because it will never be.
 fn check_alive(reply: &Value) -> Result<(), Error> {
     let Value::ServerError(error) = reply else {
         return Ok(());
     };
+    if error.code() == "DENIED" {
+        // Protected mode: the answer to whatever was said first, and the end.
+        let error = Error::new(ErrorKind::Auth, Phase::Handshake, "server denies us access");
+        return Err(error.because(redis_error(reply)));
+    }
     let refused = matches!(
         error.code(),
         "LOADING" | "BUSY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN"
@@ -371,7 +376,7 @@ fn check(step: Step, reply: Value) -> Result<(), Error> {
         return Ok(());
     };
     let (kind, detail) = match (step, error.code()) {
-        (_, "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED") | (Step::Auth, _) => {
+        (_, "NOAUTH" | "WRONGPASS" | "NOPERM") | (Step::Auth, _) => {
             (ErrorKind::Auth, "server refused our credentials")
         }
         (Step::Hello, _) => (ErrorKind::Protocol, "server does not speak RESP3"),
