@@ -5,7 +5,7 @@
 //!
 //! ```sh
 //! cargo bench --bench overhead                                   # GET of 32 bytes, 1, 64 and 512 callers
-//! HOLDFAST_FULL=1 cargo bench --bench overhead                   # the whole table, and the bars of docs/performance.md: seven minutes
+//! HOLDFAST_FULL=1 cargo bench --bench overhead                   # the whole table, and the bars of docs/performance.md: twelve minutes
 //! HOLDFAST_FULL=1 cargo bench --bench overhead -- 7 'GET 32 B'   # seven rounds, only the rows whose name has these words
 //! ```
 //!
@@ -36,6 +36,8 @@ use tower::Service;
 
 const CALLERS: [usize; 5] = [1, 8, 64, 512, 4096];
 const BATCHES: [usize; 3] = [1, 10, 100];
+/// Rounds of a row of small values: from one to the next its ratio moves between half and twice.
+const OFTEN: usize = 15;
 /// More than this on its way at once is refused by whoever bounds his memory, and measures the memory of the others.
 const MOST_ON_THE_WAY: usize = 48 * 1024 * 1024;
 
@@ -43,6 +45,8 @@ const MOST_ON_THE_WAY: usize = 48 * 1024 * 1024;
 struct Wish {
     full: bool,
     rounds: usize,
+    /// The same, of rows of small values.
+    often: usize,
     cell: Duration,
     /// Only rows whose names have this.
     only: String,
@@ -56,6 +60,7 @@ impl Wish {
         let mut wish = Self {
             full,
             rounds: if full { 5 } else { 9 },
+            often: if full { OFTEN } else { 9 },
             cell: Duration::from_millis(200),
             only: String::new(),
             who: String::new(),
@@ -65,12 +70,20 @@ impl Wish {
             .filter(|word| !word.starts_with("--"))
         {
             match word.parse() {
-                Ok(rounds) => wish.rounds = rounds,
+                Ok(rounds) => (wish.rounds, wish.often) = (rounds, rounds),
                 Err(_) if wish.only.is_empty() => wish.only = word,
                 Err(_) => wish.who = word,
             }
         }
         wish
+    }
+
+    fn rounds(&self, row: &Shape) -> usize {
+        if row.bytes == BYTES[0] {
+            self.often
+        } else {
+            self.rounds
+        }
     }
 
     fn rows(&self) -> Vec<Shape> {
@@ -104,8 +117,11 @@ fn whole() -> Vec<Shape> {
 async fn measure(contenders: &[Contender], wish: &Wish) -> Vec<Row> {
     let row = |shape| Row::new(shape, contenders.len());
     let mut rows: Vec<Row> = wish.rows().into_iter().map(row).collect();
-    for round in 0..wish.rounds {
-        for row in &mut rows {
+    for round in 0..wish.rounds.max(wish.often) {
+        for row in rows
+            .iter_mut()
+            .filter(|row| round < wish.rounds(&row.shape))
+        {
             row.round(round, contenders, wish.cell).await;
         }
     }
@@ -156,11 +172,12 @@ fn main() {
     let measured = runtime.block_on(async {
         let server = server_or_skip().await?;
         println!(
-            "{} {}, {} rounds of {:?} per cell",
+            "{} {}, {} rounds of {:?} per cell, {} where values are small",
             server.kind(),
             server.version(),
             wish.rounds,
-            wish.cell
+            wish.cell,
+            wish.often
         );
         let refusal = refusal().await;
         println!("FIGURE overhead of a refused call through Service: {refusal:?}");
