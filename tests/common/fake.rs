@@ -62,6 +62,11 @@ impl Peer {
     pub fn dials(&self) -> usize {
         self.dials.lock().unwrap().len()
     }
+
+    /// When each connection was accepted.
+    pub fn dialled(&self) -> Vec<Instant> {
+        self.dials.lock().unwrap().clone()
+    }
 }
 
 /// What a well-behaved server answers to a whole handshake of ours (RESP2, no credentials, no name).

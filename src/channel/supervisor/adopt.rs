@@ -7,6 +7,7 @@
 use std::{
     future::pending,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -94,7 +95,11 @@ impl<C: Dial> Supervisor<C> {
             if self.is_down {
                 self.say_down();
             }
-            self.look_again(Instant::now());
+            let now = Instant::now();
+            if is_dead {
+                self.prober.pause_after(Duration::ZERO, now);
+            }
+            self.look_again(now);
             return;
         }
         self.serve(wire, fenced);

@@ -39,7 +39,7 @@ use crate::{
         link::{LinkState, mailbox::Retire},
         reach::{
             connect::{Dial, Wire},
-            prober::{Haste, Prober, Sighting},
+            prober::{Haste, Prober, SETTLED, Sighting},
         },
     },
     telemetry::{
@@ -53,8 +53,6 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(20);
 /// Probes of silent links are spread over this long, so that a fleet does not knock at one door at once.
 const JITTER_MILLIS: u64 = 50;
-/// A link that lived this long was no accident of a broken endpoint.
-const SETTLED: Duration = Duration::from_secs(1);
 /// Callers that were answered are given this long to notice before a client that shuts down says its last figures.
 const HANDOVER: Duration = Duration::from_millis(50);
 /// While no swap is allowed, the verified candidate is kept and asked again this often.
@@ -81,8 +79,6 @@ pub(crate) struct Supervisor<C: Dial> {
     trouble: Option<Error>,
     unfenced: bool,
     served_once: bool,
-    /// Links in a row that died before they had settled.
-    short_lives: u32,
     /// That dials fail is said once, until one succeeds.
     said_dial_failed: bool,
     is_down: bool,
@@ -139,7 +135,6 @@ impl<C: Dial> Supervisor<C> {
             trouble: None,
             unfenced: false,
             served_once: false,
-            short_lives: 0,
             said_dial_failed: false,
             is_down: false,
             gone_since: now,
@@ -230,10 +225,6 @@ impl<C: Dial> Supervisor<C> {
         let lived = now.saturating_duration_since(held.adopted);
         if lived >= SETTLED {
             self.hub.breaker().on_link_success();
-            self.prober.calm();
-            self.short_lives = 0;
-        } else {
-            self.short_lives += 1;
         }
         if self.hub.breaker().on_link_failure(now).is_some() {
             self.hub.set_breaker(Transition::Consecutive);
@@ -246,13 +237,8 @@ impl<C: Dial> Supervisor<C> {
         if !self.is_down {
             self.hub.gate.set(Gate::Waiting);
         }
-        // Once is an accident; an endpoint whose connections do not last is not dialled in a storm, and one whose connections
-        // last for longer than the pause has had it.
-        let pause = if self.short_lives < 2 {
-            Duration::ZERO
-        } else {
-            self.prober.gap().saturating_sub(lived)
-        };
+        // An endpoint whose connections do not last is not dialled in a storm.
+        let pause = self.prober.pause_after(lived, now);
         self.prober
             .aim(self.targets(Aim::Everywhere), Haste::Urgent, now + pause);
     }

@@ -99,7 +99,6 @@ impl<C: Dial> Supervisor<C> {
         self.ration = Ration::new();
         self.last_good = None;
         self.probe = Probe::Early;
-        self.short_lives = 0;
         self.said_dial_failed = false;
         self.demoted = false;
     }

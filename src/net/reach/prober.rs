@@ -27,6 +27,12 @@ const RENEW_ESTABLISHED: Duration = Duration::from_secs(12);
 /// Unanswered SYNs per address.
 const SYNS: usize = 4;
 
+/// A connection that lived this long was no accident of a broken endpoint.
+pub(crate) const SETTLED: Duration = Duration::from_secs(1);
+/// The least between two dials of an address that accepts and is no good. Three of these are longer than a second, so that with the
+/// one dial that an accident is owed there are never more than four in it.
+const SPACING: Duration = Duration::from_millis(350);
+
 /// Who waits for another client's probe looks this often whether it was answered.
 const LISTEN: Duration = Duration::from_millis(20);
 
@@ -63,9 +69,13 @@ pub(crate) struct Prober<C: Dial> {
     haste: Haste,
     round: VecDeque<Address>,
     next: Option<Instant>,
+    /// Whatever `next` says: whoever accepts there was no good too often.
+    not_before: Option<Instant>,
     /// When the first attempt of the current trouble was made, by us or for us.
     first: Option<Instant>,
     count: u64,
+    /// How often in a row whoever accepted was no good: hung up before the handshake was over or soon after it, or spoke no RESP.
+    strikes: u32,
 }
 
 struct Live {
@@ -95,8 +105,10 @@ impl<C: Dial> Prober<C> {
             haste: Haste::Urgent,
             round: VecDeque::new(),
             next: None,
+            not_before: None,
             first: None,
             count: 0,
+            strikes: 0,
         }
     }
 
@@ -107,6 +119,9 @@ impl<C: Dial> Prober<C> {
         if self.next.is_none() || news {
             self.round = targets.iter().cloned().collect();
             self.next = Some(at);
+        }
+        if news {
+            self.not_before = None;
         }
         self.live.retain(|live| {
             let is_wanted = targets.contains(&live.address);
@@ -145,11 +160,40 @@ impl<C: Dial> Prober<C> {
     /// The last connection has served well: the next trouble starts with short gaps again.
     pub(crate) fn calm(&mut self) {
         self.backoff.reset();
+        self.strikes = 0;
+        self.not_before = None;
     }
 
-    /// The gap to keep before dialling an endpoint whose connections do not last.
+    /// The gap to keep before dialling again an endpoint that was verified and could not be used.
     pub(crate) fn gap(&mut self) -> Duration {
         self.backoff.next()
+    }
+
+    /// A connection has ended that was in use for so long: the pause that is kept before the next dial. Once is an accident, or a promotion
+    /// (Sentinels cut everybody off who talks to the replica that they promote) and costs none; one that lasted for longer has had it.
+    pub(crate) fn pause_after(&mut self, lived: Duration, now: Instant) -> Duration {
+        if lived >= SETTLED {
+            self.calm();
+            return Duration::ZERO;
+        }
+        let gap = if self.strikes == 0 {
+            Duration::ZERO
+        } else {
+            self.gap()
+        };
+        self.strike(now, lived).max(gap.saturating_sub(lived))
+    }
+
+    /// Whoever accepted was no good: unless it was the first time, nobody is dialled there for a while, which it has `had` a part of. Gives the rest.
+    fn strike(&mut self, now: Instant, had: Duration) -> Duration {
+        self.strikes = self.strikes.saturating_add(1);
+        if self.strikes == 1 {
+            return Duration::ZERO;
+        }
+        // Spread, so that a fleet does not knock in step.
+        let pause = (SPACING + SPACING * fastrand::u32(0..=8) / 100).saturating_sub(had);
+        self.not_before = Some(now + pause);
+        pause
     }
 
     pub(crate) fn is_resting(&self) -> bool {
@@ -174,7 +218,7 @@ impl<C: Dial> Prober<C> {
     /// The next sighting. Cancel safe: attempts go on between calls.
     pub(crate) async fn next(&mut self) -> Sighting<C::Wire> {
         loop {
-            let at = self.next;
+            let at = self.next.max(self.next.and(self.not_before));
             tokio::select! {
                 Some(joined) = self.attempts.join_next() => {
                     if let Ok((number, result)) = joined
@@ -205,6 +249,8 @@ impl<C: Dial> Prober<C> {
                     self.next = self.next.map(|next| next.max(now + gap));
                 } else if !self.round.is_empty() {
                     self.next = Some(now);
+                } else if is_no_good(&error) {
+                    self.strike(now, Duration::ZERO);
                 }
                 let round_over = self.round.is_empty() && self.live.is_empty();
                 Some(Sighting::Failed {
@@ -311,6 +357,18 @@ impl<C: Dial> Prober<C> {
             },
         });
         self.first.get_or_insert(now);
+    }
+}
+
+/// Somebody accepted, and hung up or spoke no RESP.
+fn is_no_good(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Protocol => true,
+        ErrorKind::ConnectionLost => {
+            error.phase() == Phase::Handshake
+                || error.io_kind() == Some(std::io::ErrorKind::ConnectionReset)
+        }
+        _ => false,
     }
 }
 

@@ -50,8 +50,6 @@ pub(super) struct Asker {
     link: Option<Link>,
     /// When the last connection was made.
     connected: Instant,
-    /// Connections in a row that ended before they had settled.
-    short_lives: u32,
     states: Option<watch::Receiver<LinkState>>,
     pushes: mpsc::Receiver<Value>,
     question: Option<Question>,
@@ -90,7 +88,6 @@ impl Asker {
             found,
             link: None,
             connected: Instant::now(),
-            short_lives: 0,
             states: None,
             pushes,
             question: None,
@@ -235,18 +232,9 @@ impl Asker {
         self.link = None;
         self.states = None;
         self.question = None;
-        let lived = self.connected.elapsed();
-        if lived >= SETTLED {
-            self.prober.calm();
-            self.short_lives = 0;
-            return Duration::ZERO;
-        }
-        // Once is an accident, or a promotion: Sentinels cut everybody off who talks to the replica that they promote.
-        self.short_lives += 1;
-        if self.short_lives < 2 {
-            return Duration::ZERO;
-        }
-        self.prober.gap().saturating_sub(lived)
+        let now = Instant::now();
+        let lived = now.saturating_duration_since(self.connected);
+        self.prober.pause_after(lived, now)
     }
 
     fn dial(&mut self, at: Instant) {
@@ -284,7 +272,5 @@ async fn changed(states: &mut Option<watch::Receiver<LinkState>>) {
 }
 
 /// As for every link: the prober renews a silent connection long before.
-/// A connection that lived this long was no accident of a broken peer.
-const SETTLED: Duration = Duration::from_secs(1);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 const NO_RESP3: &str = "server does not speak RESP3";

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-use super::{Haste, Prober, RENEW_ESTABLISHED, STAGGER, SYNS, Sighting};
+use super::{Haste, Prober, RENEW_ESTABLISHED, SETTLED, SPACING, STAGGER, SYNS, Sighting};
 use crate::{
     Error, ErrorKind, Phase,
     config::BreakerPolicy,
@@ -52,6 +52,8 @@ enum Outage {
     Forgotten,
     /// A reset.
     Refused,
+    /// Somebody accepts and hangs up: a proxy whose server is away.
+    HungUp,
 }
 
 #[derive(Clone)]
@@ -129,6 +131,11 @@ impl Network {
         match self.outage {
             Outage::BlackHole => sleep(CONNECT_TIMEOUT).await,
             Outage::Refused => sleep(ROUND_TRIP).await,
+            Outage::HungUp => {
+                sleep(ROUND_TRIP).await;
+                let (kind, phase) = (ErrorKind::ConnectionLost, Phase::Handshake);
+                return Err(Error::new(kind, phase, "hung up"));
+            }
             Outage::Frozen | Outage::Forgotten => {
                 attempt.stage.established();
                 let limit = now + HANDSHAKE_LIMIT;
@@ -232,6 +239,7 @@ fn outage() -> impl Strategy<Value = (Outage, Duration)> {
     let kind = prop_oneof![
         2 => Just(Outage::BlackHole),
         2 => Just(Outage::Refused),
+        2 => Just(Outage::HungUp),
         1 => Just(Outage::Frozen),
         1 => Just(Outage::Forgotten),
     ];
@@ -273,7 +281,7 @@ fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was()
                 Outage::Frozen => grain,
                 Outage::Forgotten => RENEW_ESTABLISHED + gap,
                 // Any address will do: the next that is dialled.
-                Outage::BlackHole | Outage::Refused => gap,
+                Outage::BlackHole | Outage::Refused | Outage::HungUp => gap,
             };
         assert!(
             told.recovery <= promised,
@@ -309,6 +317,43 @@ fn an_absent_server_is_asked_gently_by_few_attempts_at_once() {
 }
 
 #[test]
+fn whoever_accepts_and_hangs_up_is_dialled_four_times_in_any_second() {
+    try_all(100, (0..60_000_u64, 1..=3_u8), |(lasts, places)| {
+        let (policy, lasts) = (BreakerPolicy::default(), Duration::from_millis(lasts));
+        let told = under_paused_time(endure(Outage::HungUp, lasts, places, &policy));
+        for place in 0..places {
+            let dials = told.dials.iter().filter(|(_, to)| *to == address(place));
+            let times: Vec<Instant> = dials.map(|(at, _)| *at).collect();
+            for five in times.windows(5) {
+                let took = five[4] - five[0];
+                assert!(took > Duration::from_secs(1), "five dials in {took:?}");
+            }
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_do_not_last_are_paused_after_but_for_the_first() {
+    let network = Network {
+        outage: Outage::Refused,
+        heals: Instant::now(),
+        dials: Arc::default(),
+        out: Arc::default(),
+        most_out: Arc::default(),
+    };
+    let mut prober = Prober::new(network, template(), &BreakerPolicy::default());
+    let (now, short) = (Instant::now(), Duration::from_millis(5));
+    let mut pause = |lived| prober.pause_after(lived, now);
+    assert_eq!(pause(short), Duration::ZERO, "an accident");
+    for _ in 0..20 {
+        assert!(pause(short) + short >= SPACING);
+    }
+    assert_eq!(pause(Duration::from_millis(600)), Duration::ZERO);
+    assert_eq!(pause(SETTLED), Duration::ZERO);
+    assert_eq!(pause(short), Duration::ZERO, "an accident again");
+}
+
+#[test]
 fn whatever_gaps_are_configured_hold_from_the_first_minute_to_the_tenth() {
     let gaps = (10..5_000_u64, 0..20_000_u64).prop_map(|(first, more)| (first, first + more));
     try_all(100, (outage(), gaps), |((outage, lasts), (first, cap))| {
@@ -316,7 +361,11 @@ fn whatever_gaps_are_configured_hold_from_the_first_minute_to_the_tenth() {
         let policy = BreakerPolicy::default().probe_gap(first, cap);
         assert_eq!(policy.faults(), Vec::<String>::new());
         let told = under_paused_time(endure(outage, lasts, 1, &policy));
-        let (grain, longest) = (Duration::from_millis(2), cap * 3 / 2);
+        let spacing = match outage {
+            Outage::HungUp => SPACING * 108 / 100,
+            _ => Duration::ZERO,
+        };
+        let (grain, longest) = (Duration::from_millis(2), (cap * 3 / 2).max(spacing));
         let waits = if outage == Outage::Forgotten {
             RENEW_ESTABLISHED
         } else {
