@@ -190,6 +190,7 @@ if [ "$mode" = full ]; then
   # The ignored ones are measurements: optimised, like the benches, or they say nothing.
   proof # Already now: whoever has to stop the benches keeps the rest.
   tests "measurements" limited 1200 cargo test --profile bench -p redis-holdfast --all-features --lib --locked -- --ignored --show-output
+  tests "isolation, optimised" limited 1200 cargo test --profile bench -p redis-holdfast --all-features --test isolation --locked -- --show-output
   say "benches"
   limited 5400 cargo bench --workspace --benches --locked --no-fail-fast 2>&1 | tee "$log.part"
   [ "${PIPESTATUS[0]}" -eq 0 ] || trouble "benches"
