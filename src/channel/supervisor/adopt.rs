@@ -43,7 +43,7 @@ impl<C: Dial> Supervisor<C> {
     pub(super) async fn confirm(&mut self, mut candidate: Candidate<C::Wire>, now: Instant) {
         let is_silent = matches!(self.sight(), Sight::Suspect | Sight::Unresponsive);
         if candidate.wire.is_silent() {
-            self.look_again(now);
+            self.look_again(&candidate.wire, now);
         } else if is_silent && !self.ration.allows(now) {
             candidate.confirm_at = now + HOLD;
             self.candidate = Some(candidate);
@@ -52,9 +52,13 @@ impl<C: Dial> Supervisor<C> {
         }
     }
 
-    /// Probes again, a gap from now: what was just verified could not be used.
-    fn look_again(&mut self, now: Instant) {
-        let gap = self.prober.gap();
+    /// Probes again, a gap from now: what was just verified could not be used, or has died meanwhile.
+    fn look_again(&mut self, verified: &C::Wire, now: Instant) {
+        let pause = match &*verified.watch().borrow() {
+            LinkState::Dead { .. } => self.prober.pause_after(Duration::ZERO, now),
+            _ => Duration::ZERO,
+        };
+        let gap = self.prober.gap().max(pause);
         let targets = self.targets(Aim::Everywhere);
         self.prober.aim(targets, Haste::Urgent, now + gap);
     }
@@ -70,7 +74,7 @@ impl<C: Dial> Supervisor<C> {
         });
         let rests = self.hub.breaker().rest_until();
         if decision == Adopt::Discard || rests.is_some_and(|until| now < until) {
-            self.look_again(now);
+            self.look_again(&wire, now);
             return;
         }
         let old = self.held.take();
@@ -95,11 +99,7 @@ impl<C: Dial> Supervisor<C> {
             if self.is_down {
                 self.say_down();
             }
-            let now = Instant::now();
-            if is_dead {
-                self.prober.pause_after(Duration::ZERO, now);
-            }
-            self.look_again(now);
+            self.look_again(&wire, Instant::now());
             return;
         }
         self.serve(wire, fenced);

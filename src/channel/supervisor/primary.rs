@@ -85,7 +85,7 @@ impl<C: Dial> Supervisor<C> {
             return;
         }
         self.prober.rest();
-        self.prober.calm();
+        self.prober.forget();
         self.candidate = None;
         if let Some(held) = self.held.take() {
             let order = Retire::Abort(self.lost("another server is the primary now"));

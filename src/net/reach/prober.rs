@@ -29,9 +29,10 @@ const SYNS: usize = 4;
 
 /// A connection that lived this long was no accident of a broken endpoint.
 pub(crate) const SETTLED: Duration = Duration::from_secs(1);
-/// The least between two dials of an address that accepts and is no good. Three of these are longer than a second, so that with the
-/// one dial that an accident is owed there are never more than four in it.
+/// The least between two dials of somebody who answers and is no good. Three of these are longer than a second.
 const SPACING: Duration = Duration::from_millis(350);
+/// Once in so long it is kept from nobody: an accident is owed a dial, and makes it four in any second at the most.
+const PASS: Duration = Duration::from_millis(1100);
 
 /// Who waits for another client's probe looks this often whether it was answered.
 const LISTEN: Duration = Duration::from_millis(20);
@@ -69,13 +70,13 @@ pub(crate) struct Prober<C: Dial> {
     haste: Haste,
     round: VecDeque<Address>,
     next: Option<Instant>,
-    /// Whatever `next` says: whoever accepts there was no good too often.
+    /// No round begins before this, whatever `next` says: somebody who answered was no good.
     not_before: Option<Instant>,
+    /// When that was kept from him the last time.
+    passed: Option<Instant>,
     /// When the first attempt of the current trouble was made, by us or for us.
     first: Option<Instant>,
     count: u64,
-    /// How often in a row whoever accepted was no good: hung up before the handshake was over or soon after it, or spoke no RESP.
-    strikes: u32,
 }
 
 struct Live {
@@ -106,9 +107,9 @@ impl<C: Dial> Prober<C> {
             round: VecDeque::new(),
             next: None,
             not_before: None,
+            passed: None,
             first: None,
             count: 0,
-            strikes: 0,
         }
     }
 
@@ -120,7 +121,7 @@ impl<C: Dial> Prober<C> {
             self.round = targets.iter().cloned().collect();
             self.next = Some(at);
         }
-        if news {
+        if news && !self.targets.is_empty() {
             self.not_before = None;
         }
         self.live.retain(|live| {
@@ -160,8 +161,13 @@ impl<C: Dial> Prober<C> {
     /// The last connection has served well: the next trouble starts with short gaps again.
     pub(crate) fn calm(&mut self) {
         self.backoff.reset();
-        self.strikes = 0;
+    }
+
+    /// Another server is meant: nothing that was learned of the last one holds.
+    pub(crate) fn forget(&mut self) {
+        self.calm();
         self.not_before = None;
+        self.passed = None;
     }
 
     /// The gap to keep before dialling again an endpoint that was verified and could not be used.
@@ -176,24 +182,23 @@ impl<C: Dial> Prober<C> {
             self.calm();
             return Duration::ZERO;
         }
-        let gap = if self.strikes == 0 {
-            Duration::ZERO
-        } else {
-            self.gap()
+        let Some(spacing) = self.spacing(now) else {
+            return Duration::ZERO;
         };
-        self.strike(now, lived).max(gap.saturating_sub(lived))
+        let pause = spacing.max(self.gap()).saturating_sub(lived);
+        self.not_before = self.not_before.max(Some(now + pause));
+        pause
     }
 
-    /// Whoever accepted was no good: unless it was the first time, nobody is dialled there for a while, which it has `had` a part of. Gives the rest.
-    fn strike(&mut self, now: Instant, had: Duration) -> Duration {
-        self.strikes = self.strikes.saturating_add(1);
-        if self.strikes == 1 {
-            return Duration::ZERO;
+    /// The least between the dial that came to no good and the next one; none where that was an accident.
+    fn spacing(&mut self, now: Instant) -> Option<Duration> {
+        let is_owed = |at: Instant| now.saturating_duration_since(at) >= PASS;
+        if self.passed.is_none_or(is_owed) {
+            self.passed = Some(now);
+            return None;
         }
         // Spread, so that a fleet does not knock in step.
-        let pause = (SPACING + SPACING * fastrand::u32(0..=8) / 100).saturating_sub(had);
-        self.not_before = Some(now + pause);
-        pause
+        Some(SPACING + SPACING * fastrand::u32(0..=8) / 100)
     }
 
     pub(crate) fn is_resting(&self) -> bool {
@@ -218,7 +223,7 @@ impl<C: Dial> Prober<C> {
     /// The next sighting. Cancel safe: attempts go on between calls.
     pub(crate) async fn next(&mut self) -> Sighting<C::Wire> {
         loop {
-            let at = self.next.max(self.next.and(self.not_before));
+            let at = self.due();
             tokio::select! {
                 Some(joined) = self.attempts.join_next() => {
                     if let Ok((number, result)) = joined
@@ -233,9 +238,24 @@ impl<C: Dial> Prober<C> {
         }
     }
 
+    /// When the next attempt is due. A round that has begun is gone through.
+    fn due(&self) -> Option<Instant> {
+        let has_begun = !self.round.is_empty() && self.round.len() < self.targets.len();
+        if has_begun {
+            self.next
+        } else {
+            self.next.max(self.next.and(self.not_before))
+        }
+    }
+
     fn landed(&mut self, number: u64, result: Result<C::Wire, Error>) -> Option<Sighting<C::Wire>> {
         let place = self.live.iter().position(|live| live.number == number)?;
-        let Live { address, scout, .. } = self.live.swap_remove(place);
+        let Live {
+            address,
+            scout,
+            started,
+            ..
+        } = self.live.swap_remove(place);
         if let Some(scout) = scout {
             scout.answered(Instant::now());
         }
@@ -243,14 +263,17 @@ impl<C: Dial> Prober<C> {
             Ok(wire) => Some(Sighting::Served(wire)),
             Err(error) => {
                 let now = Instant::now();
+                if is_no_good(&error)
+                    && let Some(spacing) = self.spacing(now)
+                {
+                    self.not_before = self.not_before.max(Some(started + spacing));
+                }
                 if matches!(error.kind(), ErrorKind::Auth) {
                     // Spread, so that a fleet with a wrong password does not knock in step.
                     let gap = self.auth_gap + self.auth_gap * fastrand::u32(0..=25) / 100;
                     self.next = self.next.map(|next| next.max(now + gap));
                 } else if !self.round.is_empty() {
                     self.next = Some(now);
-                } else if is_no_good(&error) {
-                    self.strike(now, Duration::ZERO);
                 }
                 let round_over = self.round.is_empty() && self.live.is_empty();
                 Some(Sighting::Failed {
@@ -360,14 +383,15 @@ impl<C: Dial> Prober<C> {
     }
 }
 
-/// Somebody accepted, and hung up or spoke no RESP.
+/// Somebody answered: hung up, spoke no RESP, or refused us.
 fn is_no_good(error: &Error) -> bool {
+    use std::io::ErrorKind as Io;
     match error.kind() {
-        ErrorKind::Protocol => true,
-        ErrorKind::ConnectionLost => {
-            error.phase() == Phase::Handshake
-                || error.io_kind() == Some(std::io::ErrorKind::ConnectionReset)
+        ErrorKind::Protocol | ErrorKind::Refused => true,
+        ErrorKind::ConnectionLost if error.phase() == Phase::Handshake => {
+            error.io_kind() != Some(Io::TimedOut)
         }
+        ErrorKind::ConnectionLost => error.io_kind() == Some(Io::ConnectionReset),
         _ => false,
     }
 }

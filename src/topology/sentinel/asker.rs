@@ -172,8 +172,12 @@ impl Asker {
         let LinkState::Dead { error, .. } = state else {
             return None;
         };
-        let pause = self.hang_up();
-        self.dial(Instant::now() + pause);
+        let now = Instant::now();
+        let lived = now.saturating_duration_since(self.connected);
+        self.hang_up();
+        // A peer whose connections do not last is not dialled in a storm.
+        let pause = self.prober.pause_after(lived, now);
+        self.dial(now + pause);
         Some(Heard::Failed(error))
     }
 
@@ -217,9 +221,11 @@ impl Asker {
             Address::Tcp(address) => found.gone.contains(&address.ip()),
             Address::Unix(_) => false,
         });
-        let pause = if left { self.hang_up() } else { Duration::ZERO };
+        if left {
+            self.hang_up();
+        }
         if self.link.is_none() {
-            self.dial(Instant::now() + pause);
+            self.dial(Instant::now());
         }
         let trouble = found.trouble.filter(|_| found.addresses.is_empty())?;
         self.first_by = None;
@@ -227,14 +233,10 @@ impl Asker {
         Some(Heard::Failed(error))
     }
 
-    /// Lets the connection go. Gives the pause before the next one: a peer whose connections do not last is not dialled in a storm.
-    fn hang_up(&mut self) -> Duration {
+    fn hang_up(&mut self) {
         self.link = None;
         self.states = None;
         self.question = None;
-        let now = Instant::now();
-        let lived = now.saturating_duration_since(self.connected);
-        self.prober.pause_after(lived, now)
     }
 
     fn dial(&mut self, at: Instant) {

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-use super::{Haste, Prober, RENEW_ESTABLISHED, SETTLED, SPACING, STAGGER, SYNS, Sighting};
+use super::{Haste, PASS, Prober, RENEW_ESTABLISHED, SETTLED, SPACING, STAGGER, SYNS, Sighting};
 use crate::{
     Error, ErrorKind, Phase,
     config::BreakerPolicy,
@@ -58,7 +58,8 @@ enum Outage {
 
 #[derive(Clone)]
 struct Network {
-    outage: Outage,
+    /// Of each address.
+    outages: Vec<Outage>,
     heals: Instant,
     dials: Arc<Mutex<Vec<(Instant, Address)>>>,
     out: Arc<AtomicUsize>,
@@ -126,9 +127,26 @@ impl Dial for Network {
 }
 
 impl Network {
+    fn new(outages: Vec<Outage>, lasts: Duration) -> Self {
+        Self {
+            outages,
+            heals: Instant::now() + lasts,
+            dials: Arc::default(),
+            out: Arc::default(),
+            most_out: Arc::default(),
+        }
+    }
+
+    fn outage_at(&self, at: &Address) -> Outage {
+        let places = self.outages.iter().zip(0..);
+        let mut found = places.filter(|(_, place)| *at == address(*place));
+        *found.next().expect("one of ours").0
+    }
+
     /// Comes back if the attempt, though made during the outage, is answered after it.
     async fn fail(&self, attempt: &Attempt, now: Instant) -> Result<(), Error> {
-        match self.outage {
+        let outage = self.outage_at(&attempt.address);
+        match outage {
             Outage::BlackHole => sleep(CONNECT_TIMEOUT).await,
             Outage::Refused => sleep(ROUND_TRIP).await,
             Outage::HungUp => {
@@ -139,7 +157,7 @@ impl Network {
             Outage::Frozen | Outage::Forgotten => {
                 attempt.stage.established();
                 let limit = now + HANDSHAKE_LIMIT;
-                if self.outage == Outage::Frozen && self.heals < limit {
+                if outage == Outage::Frozen && self.heals < limit {
                     sleep_until(self.heals).await;
                     return Ok(());
                 }
@@ -186,18 +204,12 @@ struct Told {
     recovery: Duration,
 }
 
-/// Probes `places` addresses through one outage.
-async fn endure(outage: Outage, lasts: Duration, places: u8, policy: &BreakerPolicy) -> Told {
-    let heals = Instant::now() + lasts;
-    let network = Network {
-        outage,
-        heals,
-        dials: Arc::default(),
-        out: Arc::default(),
-        most_out: Arc::default(),
-    };
+/// Probes one address for each of `outages`, through all of them at once.
+async fn endure(outages: Vec<Outage>, lasts: Duration, policy: &BreakerPolicy) -> Told {
+    let targets = (0..).take(outages.len()).map(address).collect();
+    let network = Network::new(outages, lasts);
+    let heals = network.heals;
     let mut prober = Prober::new(network.clone(), template(), policy);
-    let targets = (0..places).map(address).collect();
     prober.aim(targets, Haste::Urgent, Instant::now());
     while matches!(prober.next().await, Sighting::Failed { .. }) {}
     let recovery = Instant::now().saturating_duration_since(heals);
@@ -212,13 +224,7 @@ async fn endure(outage: Outage, lasts: Duration, places: u8, policy: &BreakerPol
 /// An attempt waits in a frozen server's accept queue while the name moves: what that server says when it thaws concerns nobody any more.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_probed_no_more_verifies_nothing() {
-    let network = Network {
-        outage: Outage::Frozen,
-        heals: Instant::now() + Duration::from_secs(5),
-        dials: Arc::default(),
-        out: Arc::default(),
-        most_out: Arc::default(),
-    };
+    let network = Network::new(vec![Outage::Frozen; 2], Duration::from_secs(5));
     let mut prober = Prober::new(network.clone(), template(), &BreakerPolicy::default());
     let second = Duration::from_secs(1);
     prober.aim(vec![address(0)], Haste::Urgent, Instant::now());
@@ -263,9 +269,9 @@ fn longest_gap(policy: &BreakerPolicy) -> Duration {
 
 #[test]
 fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was() {
-    try_all(200, (outage(), 1..=3_u8), |((outage, lasts), places)| {
+    try_all(200, (outage(), 1..=3_usize), |((outage, lasts), places)| {
         let policy = BreakerPolicy::default();
-        let told = under_paused_time(endure(outage, lasts, places, &policy));
+        let told = under_paused_time(endure(vec![outage; places], lasts, &policy));
         // Timers go off at the millisecond after.
         let grain = Duration::from_millis(2);
         let gap = longest_gap(&policy) + grain;
@@ -293,17 +299,17 @@ fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was()
 
 #[test]
 fn an_absent_server_is_asked_gently_by_few_attempts_at_once() {
-    try_all(100, (outage(), 1..=3_u8), |((outage, lasts), places)| {
+    try_all(100, (outage(), 1..=3_usize), |((outage, lasts), places)| {
         let policy = BreakerPolicy::default();
-        let told = under_paused_time(endure(outage, lasts, places, &policy));
-        let each = usize::from(places)
+        let told = under_paused_time(endure(vec![outage; places], lasts, &policy));
+        let each = places
             * if matches!(outage, Outage::Frozen | Outage::Forgotten) {
                 1
             } else {
                 SYNS
             };
         assert!(told.most_out <= each, "{} under way", told.most_out);
-        for place in 0..places {
+        for place in (0..).take(places) {
             let dials = told
                 .dials
                 .iter()
@@ -318,15 +324,19 @@ fn an_absent_server_is_asked_gently_by_few_attempts_at_once() {
 
 #[test]
 fn whoever_accepts_and_hangs_up_is_dialled_four_times_in_any_second() {
-    try_all(100, (0..60_000_u64, 1..=3_u8), |(lasts, places)| {
+    let others = proptest::collection::vec(outage().prop_map(|(kind, _)| kind), 0..3);
+    let cases = (others, 0..3_usize, 0..60_000_u64);
+    try_all(200, cases, |(mut outages, place, lasts)| {
+        outages.insert(place.min(outages.len()), Outage::HungUp);
         let (policy, lasts) = (BreakerPolicy::default(), Duration::from_millis(lasts));
-        let told = under_paused_time(endure(Outage::HungUp, lasts, places, &policy));
-        for place in 0..places {
+        let told = under_paused_time(endure(outages.clone(), lasts, &policy));
+        for (place, outage) in (0..).zip(outages) {
             let dials = told.dials.iter().filter(|(_, to)| *to == address(place));
             let times: Vec<Instant> = dials.map(|(at, _)| *at).collect();
-            for five in times.windows(5) {
-                let took = five[4] - five[0];
-                assert!(took > Duration::from_secs(1), "five dials in {took:?}");
+            let fives = times.windows(5).map(|five| five[4] - five[0]);
+            let quickest = fives.min().unwrap_or(Duration::MAX);
+            if outage == Outage::HungUp {
+                assert!(quickest > Duration::from_secs(1), "five in {quickest:?}");
             }
         }
     });
@@ -334,23 +344,35 @@ fn whoever_accepts_and_hangs_up_is_dialled_four_times_in_any_second() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_that_do_not_last_are_paused_after_but_for_the_first() {
-    let network = Network {
-        outage: Outage::Refused,
-        heals: Instant::now(),
-        dials: Arc::default(),
-        out: Arc::default(),
-        most_out: Arc::default(),
-    };
+    let network = Network::new(vec![Outage::Refused], Duration::ZERO);
     let mut prober = Prober::new(network, template(), &BreakerPolicy::default());
-    let (now, short) = (Instant::now(), Duration::from_millis(5));
-    let mut pause = |lived| prober.pause_after(lived, now);
-    assert_eq!(pause(short), Duration::ZERO, "an accident");
-    for _ in 0..20 {
-        assert!(pause(short) + short >= SPACING);
+    let short = Duration::from_millis(5);
+    let mut now = Instant::now();
+    assert_eq!(
+        prober.pause_after(short, now),
+        Duration::ZERO,
+        "an accident"
+    );
+    while now < prober.passed.expect("once") + PASS {
+        let pause = prober.pause_after(short, now);
+        assert!(pause + short >= SPACING);
+        now += pause + short;
     }
-    assert_eq!(pause(Duration::from_millis(600)), Duration::ZERO);
-    assert_eq!(pause(SETTLED), Duration::ZERO);
-    assert_eq!(pause(short), Duration::ZERO, "an accident again");
+    assert_eq!(
+        prober.pause_after(short, now),
+        Duration::ZERO,
+        "another one"
+    );
+    let long = Duration::from_millis(600);
+    assert_eq!(prober.pause_after(long, now), Duration::ZERO);
+    assert_eq!(prober.pause_after(SETTLED, now), Duration::ZERO);
+    assert!(prober.pause_after(short, now) > Duration::ZERO);
+    prober.forget();
+    assert_eq!(
+        prober.pause_after(short, now),
+        Duration::ZERO,
+        "another server"
+    );
 }
 
 #[test]
@@ -360,7 +382,7 @@ fn whatever_gaps_are_configured_hold_from_the_first_minute_to_the_tenth() {
         let (first, cap) = (Duration::from_millis(first), Duration::from_millis(cap));
         let policy = BreakerPolicy::default().probe_gap(first, cap);
         assert_eq!(policy.faults(), Vec::<String>::new());
-        let told = under_paused_time(endure(outage, lasts, 1, &policy));
+        let told = under_paused_time(endure(vec![outage], lasts, &policy));
         let spacing = match outage {
             Outage::HungUp => SPACING * 108 / 100,
             _ => Duration::ZERO,
