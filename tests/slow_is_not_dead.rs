@@ -18,7 +18,7 @@ use redis_holdfast::redis::{self, AsyncConnectionConfig, aio::MultiplexedConnect
 use redis_holdfast::{Client, telemetry::names};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// What the matrix is written for, and what the bare connection gets as its response timeout.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -328,6 +328,32 @@ async fn an_upload_of_64_mib_at_100_mbit_s_is_not_death() {
         },
     )
     .await;
+}
+
+/// The last megabytes of an upload lie in the buffers of the way, and for seconds nothing comes back: far longer than `detect_within`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_takes_many_times_detect_within_goes_through() {
+    for (name, rate) in [("20_Mbit_s", 2_500_000), ("10_Mbit_s", 1_250_000)] {
+        let Some(stage) = Stage::set_up().await else {
+            return;
+        };
+        let [door, _] = &stage.doors;
+        let client = Client::builder(&door.url()).unwrap().name(name);
+        let client = client.call_timeout(SECOND * 30).build().unwrap();
+        client.wait_ready(SECOND * 5).await.unwrap();
+        door.set(Mode::Bandwidth(rate));
+        let (value, started) = (vec![b'x'; 12 << 20], Instant::now());
+        let mut set = redis::cmd("SET");
+        set.arg("upload").arg(&value);
+        let answer: String = set.query_async(&mut client.clone()).await.unwrap();
+        let took = started.elapsed();
+        assert!(client.shutdown(SECOND * 2).await, "links are drained");
+        let swaps = gauges::counter(name, names::SWAPS, "");
+        println!(
+            "FIGURE slow_is_not_dead 12 MiB SET at {name}: {answer} after {took:?}, {swaps} swaps"
+        );
+        assert_eq!(swaps, 0);
+    }
 }
 
 // ── this process is slow ───────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -42,6 +42,8 @@ pub(super) struct Held<W> {
     pub(super) adopted: Instant,
     states: watch::Receiver<LinkState>,
     sight: Sight,
+    /// Until when its silence is explained.
+    excused: Option<Instant>,
     count: LinkCount,
 }
 
@@ -55,6 +57,7 @@ impl<W: Wire> Held<W> {
             adopted,
             states,
             sight: Sight::Fine,
+            excused: None,
             count: metrics.link(labels::LinkState::Active),
         }
     }
@@ -77,9 +80,13 @@ impl<W: Wire> Held<W> {
         let state = self.states.borrow_and_update().clone();
         self.sight = match &state {
             LinkState::Healthy => Sight::Fine,
-            LinkState::Suspect => Sight::Suspect,
-            LinkState::Unresponsive => Sight::Unresponsive,
+            LinkState::Suspect { .. } => Sight::Suspect,
+            LinkState::Unresponsive { .. } => Sight::Unresponsive,
             LinkState::Dead { .. } => Sight::Gone,
+        };
+        self.excused = match state {
+            LinkState::Suspect { excused } | LinkState::Unresponsive { excused } => excused,
+            LinkState::Healthy | LinkState::Dead { .. } => None,
         };
         self.count.becomes(if self.sight == Sight::Fine {
             labels::LinkState::Active
@@ -91,6 +98,11 @@ impl<W: Wire> Held<W> {
 
     pub(super) fn sight(&self) -> Sight {
         self.sight
+    }
+
+    /// Whether an upload that is on its way explains the link's silence, if its server lives.
+    pub(super) fn is_excused(&self, now: Instant) -> bool {
+        self.excused.is_some_and(|until| now < until)
     }
 }
 

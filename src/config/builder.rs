@@ -88,6 +88,9 @@ impl ConfigBuilder {
 
     /// Longest silence of a server that owes a reply before its connection is dead, no excuse left. Default 1 s; legal from 20 ms to 60 s.
     ///
+    /// One excuse is left: an upload of 128 KiB or more, whose caller has a timeout of more than twice this, explains a silence for 1 s for each MiB of
+    /// it (8 Mbit/s), 8 s at most, for its last megabytes may lie in the buffers of the way; new calls are refused all the same where a probe is silent too.
+    ///
     /// Too low, and a slow `SORT` looks like a dead server; too high, and every caller in flight waits that long to learn of one.
     pub fn detect_within(mut self, silence: Duration) -> Self {
         self.given.detect_within = Some(silence);

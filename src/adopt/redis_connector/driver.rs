@@ -65,6 +65,8 @@ pub(super) struct Driver {
 struct Owed {
     /// `None`: a sign of life.
     job: Option<Arc<Job>>,
+    /// What it is to the peer.
+    bytes: u64,
     answer: Answer,
 }
 
@@ -120,7 +122,10 @@ impl Driver {
     /// Looks at the clocks, and sees to it that the timer fires when the next look is due.
     fn judge(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Exit> {
         if self.seen.drained {
-            self.clock.look(&self.post.pace, &self.post.state, now)?;
+            let front = self.owed.front();
+            let oldest = front.and_then(|owed| Some((owed.job.as_deref()?, owed.bytes)));
+            self.clock
+                .look(&self.post.pace, &self.post.state, now, oldest)?;
             if self.owed.is_empty() && !self.retiring && self.clock.take_ping(now) {
                 self.hand_over(cx, None, Unpacked::One(cmd("PING")), PING, now)?;
                 self.run(cx, now)?;
@@ -262,17 +267,18 @@ impl Driver {
         now: Instant,
     ) -> Result<(), Exit> {
         self.clock.owe(now);
-        self.handed += bytes as u64;
+        let bytes = bytes as u64;
+        self.handed += bytes;
         let mut answer: Answer = Box::pin(unpacked.ask(self.connection.clone()));
         // Asked once, in order: this puts it into `redis`' queue, where there is room for all that we hand over.
         match answer.as_mut().poll(cx) {
-            Poll::Pending => self.owed.push_back(Owed { job, answer }),
+            Poll::Pending => self.owed.push_back(Owed { job, bytes, answer }),
             Poll::Ready(Ok(values)) => {
                 let _ = job.map(|job| job.reply(values));
             }
             Poll::Ready(Err(error)) => {
                 // It is told with the others.
-                self.owed.push_back(Owed { job, answer });
+                self.owed.push_back(Owed { job, bytes, answer });
                 return Err(self.failed(&error));
             }
         }

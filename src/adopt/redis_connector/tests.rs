@@ -143,7 +143,7 @@ async fn silence_rises_and_ends_the_connection_and_an_idle_one_asks_for_a_sign_o
     assert!(!link.is_silent());
     let ticket = submit(&link, cmd("GET").arg("k"));
     sleep(Duration::from_millis(200)).await;
-    assert!(matches!(*link.watch().borrow(), LinkState::Suspect));
+    assert!(matches!(*link.watch().borrow(), LinkState::Suspect { .. }));
     let end = end(ticket).await;
     assert_eq!(
         (end.sent, end.error.detail()),

@@ -39,17 +39,26 @@ use crate::{
 const FALLEN: usize = 8;
 
 impl<C: Dial> Supervisor<C> {
-    /// The silent link had its moment to speak. While the ration allows no swap, what is verified is kept rather than dialled anew.
+    /// The silent link had its moment to speak. While the ration allows no swap, or an upload explains the silence, what is verified is kept rather
+    /// than dialled anew.
     pub(super) async fn confirm(&mut self, mut candidate: Candidate<C::Wire>, now: Instant) {
         let is_silent = matches!(self.sight(), Sight::Suspect | Sight::Unresponsive);
         if candidate.wire.is_silent() {
             self.look_again(&candidate.wire, now);
-        } else if is_silent && !self.ration.allows(now) {
+        } else if is_silent && (!self.ration.allows(now) || self.is_excused(now)) {
             candidate.confirm_at = now + HOLD;
+            // Its server may go while it is kept: it is no candidate then.
+            Self::nudge(&candidate.wire);
             self.candidate = Some(candidate);
         } else {
             self.take(candidate.wire, now).await;
         }
+    }
+
+    /// Where the endpoint itself was silent, or its name has another address, nobody waits for an upload.
+    fn is_excused(&self, now: Instant) -> bool {
+        let is_excused = |held: &Held<C::Wire>| held.is_excused(now);
+        !self.is_down && !self.is_moved() && self.held.as_ref().is_some_and(is_excused)
     }
 
     /// Probes again, a gap from now: what was just verified could not be used, or has died meanwhile.

@@ -208,7 +208,7 @@ impl<C: Dial> Supervisor<C> {
                 self.candidate = None;
             }
             LinkState::Dead { error, by_peer } => self.on_death(error, by_peer, now),
-            LinkState::Healthy | LinkState::Suspect | LinkState::Unresponsive => {}
+            LinkState::Healthy | LinkState::Suspect { .. } | LinkState::Unresponsive { .. } => {}
         }
     }
 
@@ -577,19 +577,16 @@ impl<C: Dial> Drop for Supervisor<C> {
 }
 
 /// Evidence that nobody is there, as opposed to no evidence that somebody is, or to trouble of our own (no descriptors left). `held`: a link is, and a
-/// connection that was accepted and closed again may be the word of a proxy that takes no new ones just now.
+/// connection that was accepted and closed again (a reset may be there before we have looked at it) may be the word of a proxy that takes no new
+/// ones just now.
 fn is_hard(error: &Error, held: bool) -> bool {
     use std::io::ErrorKind as Io;
     match error.phase() {
-        Phase::Connect => matches!(
-            error.io_kind(),
-            Some(
-                Io::ConnectionRefused
-                    | Io::ConnectionReset
-                    | Io::HostUnreachable
-                    | Io::NetworkUnreachable
-            )
-        ),
+        Phase::Connect => match error.io_kind() {
+            Some(Io::ConnectionRefused | Io::HostUnreachable | Io::NetworkUnreachable) => true,
+            Some(Io::ConnectionReset) => !held,
+            _ => false,
+        },
         _ => !held && error.kind() == ErrorKind::ConnectionLost,
     }
 }

@@ -64,7 +64,7 @@ impl<C: Dial> Supervisor<C> {
         if !map.doubted {
             self.nudged = false;
         } else if !std::mem::replace(&mut self.nudged, true) {
-            self.nudge();
+            self.held.iter().for_each(|held| Self::nudge(&held.wire));
         }
     }
 
@@ -131,12 +131,11 @@ impl<C: Dial> Supervisor<C> {
         self.prober.aim(targets, haste, now + DEMOTED_PAUSE);
     }
 
-    /// Asks the link for a sign of life: an idle one would show its silence seconds later.
-    fn nudge(&self) {
-        let Some(held) = &self.held else { return };
+    /// Asks for a sign of life: an idle link would show its silence seconds later.
+    pub(super) fn nudge(wire: &C::Wire) {
         let (job, ping) = Job::pair(Request::from(redis::cmd("PING")));
         // Begun or not, the answer concerns nobody: what counts is that one is owed.
-        if held.wire.submit(job).is_ok() {
+        if wire.submit(job).is_ok() {
             ping.forget();
         }
     }

@@ -14,9 +14,19 @@ use tokio::{
 use super::{
     LinkState, Pace,
     driver::Exit,
-    silence::{Level, Silence},
+    job::Job,
+    silence::{Level, Limits, Silence},
 };
 
+/// What an upload may take before its silence means something: 8 Mbit/s. The last megabytes of one may lie in the buffers of the way, and
+/// nothing moves that we could see.
+const BYTES_PER_SECOND: u64 = 1024 * 1024;
+/// A request of so many bytes may be on its way for longer than a silence is suffered: 105 ms at 10 Mbit/s.
+const UPLOAD: u64 = 128 * 1024;
+/// No more than these of it are on the way: a receive buffer of 6 MiB, which is as large as they grow by themselves on Linux, and what is before it.
+const MOST_ON_THE_WAY: u64 = 8 * 1024 * 1024;
+/// Whether it is still awaited is looked at this often.
+const EXCUSED_LOOK: Duration = Duration::from_millis(100);
 /// A retiring connection looks this often whether anybody still waits.
 const RETIRING_LOOK: Duration = Duration::from_millis(25);
 /// No timer is set for sooner.
@@ -30,6 +40,8 @@ pub(crate) struct Clock {
     ping_at: Instant,
     /// The `PING` of an idle connection is on its way, or what came after it.
     pinged: bool,
+    /// For how long an upload explains a silence, by the last look.
+    excuse: Duration,
 }
 
 impl Clock {
@@ -41,6 +53,7 @@ impl Clock {
             timer_at: now,
             ping_at: pace.ping_at(now),
             pinged: false,
+            excuse: Duration::ZERO,
         }
     }
 
@@ -61,23 +74,47 @@ impl Clock {
         }
     }
 
-    /// Looks at the silence, after a read that found nothing, and tells what it means.
+    /// Looks at the silence, after a read that found nothing, and tells what it means. `oldest`: who is owed the next reply, and the bytes of what he
+    /// sent, which may be on their way yet. His patience says whether that is meant to last: it is longer than any silence is suffered, twice.
     pub(crate) fn look(
         &mut self,
         pace: &Pace,
         state: &watch::Sender<LinkState>,
         now: Instant,
+        oldest: Option<(&Job, u64)>,
     ) -> Result<(), Exit> {
-        let limits = pace.limits();
-        while let Some(level) = self.silence.look(now, &limits) {
-            state.send_replace(match level {
-                Level::Fine => LinkState::Healthy,
-                Level::Suspect => LinkState::Suspect,
-                Level::Unresponsive => LinkState::Unresponsive,
-                Level::Dead => return Err(Exit::Silent),
-            });
+        let patience = pace.limits().detect_within * 2;
+        let is_upload = |(job, bytes): &(&Job, u64)| {
+            *bytes >= UPLOAD && job.patience() > patience && job.is_awaited()
+        };
+        let bytes = oldest.filter(is_upload).map_or(0, |(_, bytes)| bytes);
+        let bytes = bytes.min(MOST_ON_THE_WAY);
+        let excuse = Duration::from_millis(bytes * 1000 / BYTES_PER_SECOND);
+        let mut tells = std::mem::replace(&mut self.excuse, excuse) != excuse;
+        let limits = self.limits(pace);
+        let since = self.silence.since().filter(|_| !excuse.is_zero());
+        let excused = since.map(|since| since + excuse);
+        while self.silence.look(now, &limits).is_some() {
+            tells = true;
+        }
+        let told = match self.silence.level() {
+            Level::Fine => return Ok(()),
+            Level::Suspect => LinkState::Suspect { excused },
+            Level::Unresponsive => LinkState::Unresponsive { excused },
+            Level::Dead => return Err(Exit::Silent),
+        };
+        if tells {
+            state.send_replace(told);
         }
         Ok(())
+    }
+
+    fn limits(&self, pace: &Pace) -> Limits {
+        let limits = pace.limits();
+        Limits {
+            detect_within: limits.detect_within.max(self.excuse),
+            ..limits
+        }
     }
 
     /// Whether the last look found no silence.
@@ -124,9 +161,14 @@ impl Clock {
     fn due(&self, pace: &Pace, now: Instant, retiring: bool) -> Instant {
         let due = self
             .silence
-            .due(&pace.limits())
+            .due(&self.limits(pace))
             .unwrap_or(self.ping_at)
             .max(now + GRAIN);
+        let due = if self.excuse.is_zero() {
+            due
+        } else {
+            due.min(now + EXCUSED_LOOK)
+        };
         if retiring {
             due.min(now + RETIRING_LOOK)
         } else {

@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -83,6 +84,7 @@ pub(crate) struct Job {
     single: bool,
     silent: bool,
     expires: Option<Instant>,
+    patience: Duration,
     slot: Mutex<Slot>,
 }
 
@@ -121,7 +123,9 @@ impl Job {
         self.repeatable = may_repeat(Reached::MaybeRun, request.effect(), replay, false);
         self.single = matches!(request.shape(), Shape::Single | Shape::NoResponse);
         self.silent = matches!(request.shape(), Shape::NoResponse);
-        self.expires = request.deadline().map(|deadline| deadline.at());
+        let deadline = request.deadline();
+        self.expires = deadline.map(|deadline| deadline.at());
+        self.patience = deadline.map_or(Duration::ZERO, |deadline| deadline.timeout());
         let slot = self.slot.get_mut().unwrap_or_else(PoisonError::into_inner);
         *slot = Slot {
             state: State::Queued,
@@ -153,6 +157,11 @@ impl Job {
     /// Whether its sender does not wait for the reply.
     pub(crate) fn is_silent(&self) -> bool {
         self.silent
+    }
+
+    /// How long its caller is willing to wait in all; nothing where nobody has said.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {

@@ -28,7 +28,7 @@ use std::{
     },
 };
 
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 pub(crate) use self::pace::Pace;
 use self::{
@@ -49,10 +49,10 @@ use crate::{
 pub(crate) enum LinkState {
     /// It answers, or owes nothing.
     Healthy,
-    /// It owes a reply and has been quiet for `stall_after`.
-    Suspect,
+    /// It owes a reply and has been quiet for `stall_after`. `excused`: until then an upload that is on its way explains it.
+    Suspect { excused: Option<Instant> },
     /// The same, for `unresponsive_after`.
-    Unresponsive,
+    Unresponsive { excused: Option<Instant> },
     /// It is gone.
     Dead { error: Error, by_peer: bool },
 }
@@ -275,6 +275,56 @@ pub(crate) mod tests {
             let said: usize = callers.join_all().await.iter().sum();
             peer.join_all().await;
             assert_eq!(said, answered);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_explains_a_silence_for_as_long_as_it_takes_and_is_waited_for() {
+        let (second, zero) = (Duration::from_secs(1), Duration::ZERO);
+        let set = |size: usize, patience: Duration| {
+            let mut set = Request::from(redis::cmd("SET").arg("k").arg(vec![b'x'; size]));
+            set.set_deadline(crate::deadline::Deadline::after(patience));
+            set
+        };
+        // Waited for, and then by nobody any more.
+        let after = async |asked: &[(usize, Duration)], waited: Duration, silent: Duration| {
+            let (near, _far) = duplex(1 << 25);
+            let link = link(near, b"", 0);
+            let jobs: Vec<_> = asked
+                .iter()
+                .map(|(size, patience)| Job::pair(set(*size, *patience)))
+                .collect();
+            let submit = |(job, ticket): (Arc<Job>, _)| {
+                link.submit(job).expect("taken in");
+                ticket
+            };
+            let tickets: Vec<_> = jobs.into_iter().map(submit).collect();
+            sleep(waited).await;
+            drop(tickets);
+            sleep(silent).await;
+            let state = link.watch();
+            state.borrow().clone()
+        };
+        let (large, patient) = (4 << 20, second * 30);
+        for waited in [second * 2, second * 7 / 2] {
+            let state = after(&[(large, patient)], waited, zero).await;
+            let is_excused = matches!(state, LinkState::Unresponsive { excused: Some(_) });
+            assert!(is_excused, "{state:?} after {waited:?}");
+        }
+        for (asked, waited, silent) in [
+            (&[(large, patient)][..], second * 9 / 2, zero),
+            (&[(large, patient)], second * 2, second / 4),
+            (&[(large * 4, patient)], second * 17 / 2, zero),
+            (&[(large, second * 2)], second * 3 / 2, zero),
+            (&[(100 << 10, patient)], second * 3 / 2, zero),
+            (&[(1, patient), (large, patient)], second * 3 / 2, zero),
+        ] {
+            let state = after(asked, waited, silent).await;
+            let is_dead = matches!(state, LinkState::Dead { .. });
+            assert!(
+                is_dead,
+                "{state:?} of {asked:?} after {waited:?} and {silent:?}"
+            );
         }
     }
 

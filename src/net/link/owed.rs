@@ -254,6 +254,13 @@ impl Owed {
         std::mem::take(&mut self.served)
     }
 
+    /// Who is owed the next reply, and the bytes of what he asked, in a stream that ends at `end`.
+    pub(crate) fn oldest(&self, end: u64) -> Option<(&Job, u64)> {
+        let entry = self.entries.front()?;
+        let end = self.entries.get(1).map_or(end, |next| next.start);
+        Some((entry.job.as_deref()?, end.saturating_sub(entry.start)))
+    }
+
     /// Whether a caller still waits, or has been told that its command is on its way.
     pub(crate) fn is_awaited(&self) -> bool {
         self.entries.iter().any(|entry| {

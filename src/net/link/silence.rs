@@ -71,6 +71,16 @@ impl Silence {
         std::mem::replace(&mut self.level, Level::Fine) > Level::Fine
     }
 
+    /// Since when nothing was heard of what is owed.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
+    /// What it means, by the last look.
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
     /// Whether no silence was judged.
     pub(crate) fn is_fine(&self) -> bool {
         self.level == Level::Fine
