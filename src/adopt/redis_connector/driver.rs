@@ -122,8 +122,10 @@ impl Driver {
     /// Looks at the clocks, and sees to it that the timer fires when the next look is due.
     fn judge(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Exit> {
         if self.seen.drained {
-            let front = self.owed.front();
-            let oldest = front.and_then(|owed| Some((owed.job.as_deref()?, owed.bytes)));
+            let oldest = || {
+                let oldest = self.owed.front()?;
+                Some((oldest.job.as_deref()?, oldest.bytes))
+            };
             self.clock
                 .look(&self.post.pace, &self.post.state, now, oldest)?;
             if self.owed.is_empty() && !self.retiring && self.clock.take_ping(now) {

@@ -76,18 +76,25 @@ impl Clock {
 
     /// Looks at the silence, after a read that found nothing, and tells what it means. `oldest`: who is owed the next reply, and the bytes of what he
     /// sent, which may be on their way yet. His patience says whether that is meant to last: it is longer than any silence is suffered, twice.
-    pub(crate) fn look(
+    pub(crate) fn look<'a>(
         &mut self,
         pace: &Pace,
         state: &watch::Sender<LinkState>,
         now: Instant,
-        oldest: Option<(&Job, u64)>,
+        oldest: impl FnOnce() -> Option<(&'a Job, u64)>,
     ) -> Result<(), Exit> {
-        let patience = pace.limits().detect_within * 2;
+        let limits = pace.limits();
+        let is_due = || self.silence.due(&limits).is_some_and(|due| due <= now);
+        if self.is_fine() && !is_due() {
+            // With nearly every call.
+            self.excuse = Duration::ZERO;
+            return Ok(());
+        }
+        let patience = limits.detect_within * 2;
         let is_upload = |(job, bytes): &(&Job, u64)| {
             *bytes >= UPLOAD && job.patience() > patience && job.is_awaited()
         };
-        let bytes = oldest.filter(is_upload).map_or(0, |(_, bytes)| bytes);
+        let bytes = oldest().filter(is_upload).map_or(0, |(_, bytes)| bytes);
         let bytes = bytes.min(MOST_ON_THE_WAY);
         let excuse = Duration::from_millis(bytes * 1000 / BYTES_PER_SECOND);
         let mut tells = std::mem::replace(&mut self.excuse, excuse) != excuse;

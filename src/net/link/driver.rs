@@ -356,7 +356,7 @@ impl<S: Socket> Driver<S> {
     /// Looks at the clocks, and sees to it that the timer fires when the next look is due.
     fn judge(&mut self, cx: &mut Context<'_>, now: Instant, read: Read) -> Result<(), Exit> {
         if read == Read::Drained {
-            let oldest = self.owed.oldest(self.outbox.accepted());
+            let oldest = || self.owed.oldest(self.outbox.accepted());
             self.clock.look(&self.pace, &self.state, now, oldest)?;
             if self.owed.is_empty() && !self.retiring && self.clock.take_ping(now) {
                 self.owed.push_internal(self.outbox.accepted(), 1);
