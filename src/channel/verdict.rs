@@ -70,7 +70,7 @@ pub(crate) enum Probe {
     Silent,
     /// The server answered that it will not serve now: it is alive.
     Refused,
-    /// Reset, refused, unreachable: nobody is there.
+    /// Refused, unreachable; or hung up, where no link is held: nobody is there.
     Failed,
 }
 

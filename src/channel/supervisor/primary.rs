@@ -131,9 +131,9 @@ impl<C: Dial> Supervisor<C> {
         self.prober.aim(targets, haste, now + DEMOTED_PAUSE);
     }
 
-    /// Asks for a sign of life: an idle link would show its silence seconds later.
+    /// Asks for a sign of life: an idle link would show its silence seconds later. Nobody is served by it.
     pub(super) fn nudge(wire: &C::Wire) {
-        let (job, ping) = Job::pair(Request::from(redis::cmd("PING")));
+        let (job, ping) = Job::pair(Request::from(redis::cmd("PING").set_no_response(true)));
         // Begun or not, the answer concerns nobody: what counts is that one is owed.
         if wire.submit(job).is_ok() {
             ping.forget();

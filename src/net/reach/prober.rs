@@ -31,6 +31,7 @@ const SYNS: usize = 4;
 pub(crate) const SETTLED: Duration = Duration::from_secs(1);
 /// The least between two dials of somebody who answers and is no good. Three of these are longer than a second.
 const SPACING: Duration = Duration::from_millis(350);
+const LONGEST_SPACING: Duration = Duration::from_millis(378);
 /// Once in so long it is kept from nobody: an accident is owed a dial, and makes it four in any second at the most.
 const PASS: Duration = Duration::from_millis(1100);
 
@@ -72,6 +73,8 @@ pub(crate) struct Prober<C: Dial> {
     next: Option<Instant>,
     /// No round begins before this, whatever `next` says: somebody who answered was no good.
     not_before: Option<Instant>,
+    /// Who that was, the last time.
+    no_good: Option<Address>,
     /// When that was kept from him the last time.
     passed: Option<Instant>,
     /// When the first attempt of the current trouble was made, by us or for us.
@@ -107,6 +110,7 @@ impl<C: Dial> Prober<C> {
             round: VecDeque::new(),
             next: None,
             not_before: None,
+            no_good: None,
             passed: None,
             first: None,
             count: 0,
@@ -116,12 +120,18 @@ impl<C: Dial> Prober<C> {
     /// Probes `targets` from `at` on, for ever. Attempts at them that are under way go on, those at other addresses are given up: they would verify
     /// what nobody wants. Where it probes already, `at` only brings the next one forward if a target is new.
     pub(crate) fn aim(&mut self, targets: Vec<Address>, haste: Haste, at: Instant) {
-        let news = targets.iter().any(|target| !self.targets.contains(target));
-        if self.next.is_none() || news {
+        let is_new = |target: &&Address| !self.targets.contains(target);
+        let news: VecDeque<Address> = targets.iter().filter(is_new).cloned().collect();
+        let is_other = !self.targets.is_empty() && news.len() == targets.len();
+        if self.next.is_none() || is_other {
             self.round = targets.iter().cloned().collect();
             self.next = Some(at);
+        } else if !news.is_empty() {
+            // Of the others nothing new is known.
+            self.round = news;
+            self.next = Some(at);
         }
-        if news && !self.targets.is_empty() {
+        if is_other {
             self.not_before = None;
         }
         self.live.retain(|live| {
@@ -180,9 +190,11 @@ impl<C: Dial> Prober<C> {
     pub(crate) fn pause_after(&mut self, lived: Duration, now: Instant) -> Duration {
         if lived >= SETTLED {
             self.calm();
+        }
+        if lived >= LONGEST_SPACING {
             return Duration::ZERO;
         }
-        let Some(spacing) = self.spacing(now) else {
+        let Some(spacing) = self.spacing(now, true) else {
             return Duration::ZERO;
         };
         let pause = spacing.max(self.gap()).saturating_sub(lived);
@@ -191,14 +203,15 @@ impl<C: Dial> Prober<C> {
     }
 
     /// The least between the dial that came to no good and the next one; none where that was an accident.
-    fn spacing(&mut self, now: Instant) -> Option<Duration> {
+    fn spacing(&mut self, now: Instant, may_pass: bool) -> Option<Duration> {
         let is_owed = |at: Instant| now.saturating_duration_since(at) >= PASS;
-        if self.passed.is_none_or(is_owed) {
+        if may_pass && self.passed.is_none_or(is_owed) {
             self.passed = Some(now);
             return None;
         }
         // Spread, so that a fleet does not knock in step.
-        Some(SPACING + SPACING * fastrand::u32(0..=8) / 100)
+        let spread = (LONGEST_SPACING - SPACING).as_millis();
+        Some(SPACING + Duration::from_millis(fastrand::u64(0..=spread as u64)))
     }
 
     pub(crate) fn is_resting(&self) -> bool {
@@ -238,10 +251,10 @@ impl<C: Dial> Prober<C> {
         }
     }
 
-    /// When the next attempt is due. A round that has begun is gone through.
+    /// When the next attempt is due. A round that has begun is gone through, but for an address that was no good.
     fn due(&self) -> Option<Instant> {
         let has_begun = !self.round.is_empty() && self.round.len() < self.targets.len();
-        if has_begun {
+        if has_begun && self.round.front() != self.no_good.as_ref() {
             self.next
         } else {
             self.next.max(self.next.and(self.not_before))
@@ -263,10 +276,15 @@ impl<C: Dial> Prober<C> {
             Ok(wire) => Some(Sighting::Served(wire)),
             Err(error) => {
                 let now = Instant::now();
+                // On a long way the next one is out already.
+                let others = self.live.iter().filter(|live| live.address == address);
+                let newest = others.map(|live| live.started).max();
                 if is_no_good(&error)
-                    && let Some(spacing) = self.spacing(now)
+                    && let Some(spacing) = self.spacing(now, newest.is_none())
                 {
-                    self.not_before = self.not_before.max(Some(started + spacing));
+                    let newest = newest.unwrap_or(started);
+                    self.not_before = self.not_before.max(Some(newest + spacing));
+                    self.no_good = Some(address.clone());
                 }
                 if matches!(error.kind(), ErrorKind::Auth) {
                     // Spread, so that a fleet with a wrong password does not knock in step.

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-use super::{Haste, PASS, Prober, RENEW_ESTABLISHED, SETTLED, SPACING, STAGGER, SYNS, Sighting};
+use super::{
+    Haste, LONGEST_SPACING, PASS, Prober, RENEW_ESTABLISHED, SETTLED, SPACING, STAGGER, SYNS,
+    Sighting,
+};
 use crate::{
     Error, ErrorKind, Phase,
     config::BreakerPolicy,
@@ -52,8 +55,8 @@ enum Outage {
     Forgotten,
     /// A reset.
     Refused,
-    /// Somebody accepts and hangs up: a proxy whose server is away.
-    HungUp,
+    /// Somebody accepts and, so much later, hangs up: a proxy whose server is away.
+    HungUp(Duration),
 }
 
 #[derive(Clone)]
@@ -149,8 +152,10 @@ impl Network {
         match outage {
             Outage::BlackHole => sleep(CONNECT_TIMEOUT).await,
             Outage::Refused => sleep(ROUND_TRIP).await,
-            Outage::HungUp => {
+            Outage::HungUp(later) => {
                 sleep(ROUND_TRIP).await;
+                attempt.stage.established();
+                sleep(later).await;
                 let (kind, phase) = (ErrorKind::ConnectionLost, Phase::Handshake);
                 return Err(Error::new(kind, phase, "hung up"));
             }
@@ -245,7 +250,7 @@ fn outage() -> impl Strategy<Value = (Outage, Duration)> {
     let kind = prop_oneof![
         2 => Just(Outage::BlackHole),
         2 => Just(Outage::Refused),
-        2 => Just(Outage::HungUp),
+        2 => Just(Outage::HungUp(ROUND_TRIP)),
         1 => Just(Outage::Frozen),
         1 => Just(Outage::Forgotten),
     ];
@@ -287,7 +292,7 @@ fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was()
                 Outage::Frozen => grain,
                 Outage::Forgotten => RENEW_ESTABLISHED + gap,
                 // Any address will do: the next that is dialled.
-                Outage::BlackHole | Outage::Refused | Outage::HungUp => gap,
+                Outage::BlackHole | Outage::Refused | Outage::HungUp(_) => gap,
             };
         assert!(
             told.recovery <= promised,
@@ -325,9 +330,10 @@ fn an_absent_server_is_asked_gently_by_few_attempts_at_once() {
 #[test]
 fn whoever_accepts_and_hangs_up_is_dialled_four_times_in_any_second() {
     let others = proptest::collection::vec(outage().prop_map(|(kind, _)| kind), 0..3);
-    let cases = (others, 0..3_usize, 0..60_000_u64);
-    try_all(200, cases, |(mut outages, place, lasts)| {
-        outages.insert(place.min(outages.len()), Outage::HungUp);
+    let cases = (others, 0..3_usize, 0..60_000_u64, 1..200_u64);
+    try_all(200, cases, |(mut outages, place, lasts, later)| {
+        let later = Duration::from_millis(later);
+        outages.insert(place.min(outages.len()), Outage::HungUp(later));
         let (policy, lasts) = (BreakerPolicy::default(), Duration::from_millis(lasts));
         let told = under_paused_time(endure(outages.clone(), lasts, &policy));
         for (place, outage) in (0..).zip(outages) {
@@ -335,7 +341,7 @@ fn whoever_accepts_and_hangs_up_is_dialled_four_times_in_any_second() {
             let times: Vec<Instant> = dials.map(|(at, _)| *at).collect();
             let fives = times.windows(5).map(|five| five[4] - five[0]);
             let quickest = fives.min().unwrap_or(Duration::MAX);
-            if outage == Outage::HungUp {
+            if matches!(outage, Outage::HungUp(_)) {
                 assert!(quickest > Duration::from_secs(1), "five in {quickest:?}");
             }
         }
@@ -363,6 +369,9 @@ async fn connections_that_do_not_last_are_paused_after_but_for_the_first() {
         Duration::ZERO,
         "another one"
     );
+    for lived in (0..1100).map(Duration::from_millis) {
+        assert!(prober.pause_after(lived, now) <= LONGEST_SPACING * 2);
+    }
     let long = Duration::from_millis(600);
     assert_eq!(prober.pause_after(long, now), Duration::ZERO);
     assert_eq!(prober.pause_after(SETTLED, now), Duration::ZERO);
@@ -384,7 +393,7 @@ fn whatever_gaps_are_configured_hold_from_the_first_minute_to_the_tenth() {
         assert_eq!(policy.faults(), Vec::<String>::new());
         let told = under_paused_time(endure(vec![outage], lasts, &policy));
         let spacing = match outage {
-            Outage::HungUp => SPACING * 108 / 100,
+            Outage::HungUp(later) => LONGEST_SPACING + later,
             _ => Duration::ZERO,
         };
         let (grain, longest) = (Duration::from_millis(2), (cap * 3 / 2).max(spacing));
