@@ -32,7 +32,7 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(1);
 /// The least between two dials of somebody who answers and is no good. Three of these are longer than a second.
 const SPACING: Duration = Duration::from_millis(350);
 const LONGEST_SPACING: Duration = Duration::from_millis(378);
-/// Once in so long it is kept from nobody: an accident is owed a dial, and makes it four in any second at the most.
+/// An accident is spared the spacing, once in so long: with that dial there are four in any second at the most.
 const PASS: Duration = Duration::from_millis(1100);
 
 /// Who waits for another client's probe looks this often whether it was answered.
@@ -75,7 +75,7 @@ pub(crate) struct Prober<C: Dial> {
     not_before: Option<Instant>,
     /// Who that was, the last time.
     no_good: Option<Address>,
-    /// When that was kept from him the last time.
+    /// When an accident was spared the spacing, the last time.
     passed: Option<Instant>,
     /// When the first attempt of the current trouble was made, by us or for us.
     first: Option<Instant>,
@@ -173,7 +173,7 @@ impl<C: Dial> Prober<C> {
         self.backoff.reset();
     }
 
-    /// Another server is meant: nothing that was learned of the last one holds.
+    /// Another server is meant, or it has another address: nothing that was learned of the last one holds.
     pub(crate) fn forget(&mut self) {
         self.calm();
         self.not_before = None;

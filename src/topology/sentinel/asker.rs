@@ -223,6 +223,7 @@ impl Asker {
         });
         if left {
             self.hang_up();
+            self.prober.forget();
         }
         if self.link.is_none() {
             self.dial(Instant::now());
