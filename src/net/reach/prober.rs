@@ -3,7 +3,9 @@
 //! Owns the attempts that are under way, when the next one starts, and which are given up. Promises: gaps grow from 100 to 270 ms
 //! (± 50 %) and no further, for ever, because a SYN that a black hole swallowed must be followed by a fresh one (the kernel's own
 //! back-off would decide our recovery); at most one connection per address waits in a frozen server's accept queue;
-//! wrong credentials are tried at most once a second. Leaves the verdict to its keeper. Fails never.
+//! wrong credentials are tried at most once a second. Leaves the verdict to its keeper, and who is denied to [`denied`]. Fails never.
+
+mod denied;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -12,6 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::denied::Denied;
 use super::{
     connect::{Attempt, Dial, Stage},
     scout::{self, Leave, Scout, Scouts},
@@ -77,6 +80,7 @@ pub(crate) struct Prober<C: Dial> {
     no_good: Option<Address>,
     /// When an accident was spared the spacing, the last time.
     passed: Option<Instant>,
+    denied: Denied,
     /// When the first attempt of the current trouble was made, by us or for us.
     first: Option<Instant>,
     count: u64,
@@ -112,6 +116,7 @@ impl<C: Dial> Prober<C> {
             not_before: None,
             no_good: None,
             passed: None,
+            denied: Denied::default(),
             first: None,
             count: 0,
         }
@@ -142,6 +147,7 @@ impl<C: Dial> Prober<C> {
             is_wanted
         });
         self.round.retain(|address| targets.contains(address));
+        self.denied.keep(&targets);
         self.haste = haste;
         self.targets = targets;
     }
@@ -178,6 +184,7 @@ impl<C: Dial> Prober<C> {
         self.calm();
         self.not_before = None;
         self.passed = None;
+        self.denied = Denied::default();
     }
 
     /// The gap to keep before dialling again an endpoint that was verified and could not be used.
@@ -253,12 +260,14 @@ impl<C: Dial> Prober<C> {
 
     /// When the next attempt is due. A round that has begun is gone through, but for an address that was no good.
     fn due(&self) -> Option<Instant> {
+        let next = self.next?;
         let has_begun = !self.round.is_empty() && self.round.len() < self.targets.len();
-        if has_begun && self.round.front() != self.no_good.as_ref() {
-            self.next
-        } else {
-            self.next.max(self.next.and(self.not_before))
-        }
+        let is_held = !has_begun || self.round.front() == self.no_good.as_ref();
+        let holds = [
+            self.not_before.filter(|_| is_held),
+            self.denied.until(&self.targets),
+        ];
+        holds.into_iter().flatten().chain([next]).max()
     }
 
     fn landed(&mut self, number: u64, result: Result<C::Wire, Error>) -> Option<Sighting<C::Wire>> {
@@ -273,7 +282,10 @@ impl<C: Dial> Prober<C> {
             scout.answered(Instant::now());
         }
         match result {
-            Ok(wire) => Some(Sighting::Served(wire)),
+            Ok(wire) => {
+                self.denied.clear(&address);
+                Some(Sighting::Served(wire))
+            }
             Err(error) => {
                 let now = Instant::now();
                 // On a long way the next one is out already.
@@ -286,11 +298,13 @@ impl<C: Dial> Prober<C> {
                     self.not_before = self.not_before.max(Some(newest + spacing));
                     self.no_good = Some(address.clone());
                 }
-                if matches!(error.kind(), ErrorKind::Auth) {
-                    // Spread, so that a fleet with a wrong password does not knock in step.
-                    let gap = self.auth_gap + self.auth_gap * fastrand::u32(0..=25) / 100;
-                    self.next = self.next.map(|next| next.max(now + gap));
-                } else if !self.round.is_empty() {
+                if error.kind() == ErrorKind::Auth {
+                    self.denied.refused(&address, now + self.auth_gap());
+                    self.give_up(&address);
+                } else {
+                    self.denied.clear(&address);
+                }
+                if !self.round.is_empty() {
                     self.next = Some(now);
                 }
                 let round_over = self.round.is_empty() && self.live.is_empty();
@@ -303,12 +317,32 @@ impl<C: Dial> Prober<C> {
         }
     }
 
+    /// Spread, so that a fleet with a wrong password does not knock in step.
+    fn auth_gap(&self) -> Duration {
+        self.auth_gap + self.auth_gap * fastrand::u32(0..=25) / 100
+    }
+
+    /// The attempts at `address` that are out would hear what is known already.
+    fn give_up(&mut self, address: &Address) {
+        self.live.retain(|live| {
+            let is_kept = live.address != *address;
+            if !is_kept {
+                live.handle.abort();
+            }
+            is_kept
+        });
+    }
+
     /// Starts the next attempt of the round, or a new round.
     fn launch(&mut self, now: Instant) {
         if self.round.is_empty() {
             self.round = self.targets.iter().cloned().collect();
         }
+        let then = now + self.auth_gap();
         while let Some(address) = self.round.pop_front() {
+            if self.denied.holds(&address, now) {
+                continue;
+            }
             let leave = self.leave(&address, now);
             if matches!(leave, Leave::Wait) {
                 self.round.push_front(address);
@@ -317,6 +351,7 @@ impl<C: Dial> Prober<C> {
                 self.next = Some(now + LISTEN);
                 return;
             }
+            self.denied.dialled(&address, then);
             if self.make_room(&address, now) {
                 self.start(address, leave, now);
                 break;

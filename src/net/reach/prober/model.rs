@@ -57,6 +57,8 @@ enum Outage {
     Refused,
     /// Somebody accepts and, so much later, hangs up: a proxy whose server is away.
     HungUp(Duration),
+    /// Accepts after so long, and refuses our credentials.
+    Denied(Duration),
 }
 
 #[derive(Clone)]
@@ -159,6 +161,13 @@ impl Network {
                 let (kind, phase) = (ErrorKind::ConnectionLost, Phase::Handshake);
                 return Err(Error::new(kind, phase, "hung up"));
             }
+            Outage::Denied(later) => {
+                sleep(later).await;
+                attempt.stage.established();
+                sleep(ROUND_TRIP).await;
+                let (kind, phase) = (ErrorKind::Auth, Phase::Handshake);
+                return Err(Error::new(kind, phase, "refused our credentials"));
+            }
             Outage::Frozen | Outage::Forgotten => {
                 attempt.stage.established();
                 let limit = now + HANDSHAKE_LIMIT;
@@ -251,6 +260,7 @@ fn outage() -> impl Strategy<Value = (Outage, Duration)> {
         2 => Just(Outage::BlackHole),
         2 => Just(Outage::Refused),
         2 => Just(Outage::HungUp(ROUND_TRIP)),
+        1 => Just(Outage::Denied(ROUND_TRIP)),
         1 => Just(Outage::Frozen),
         1 => Just(Outage::Forgotten),
     ];
@@ -267,6 +277,11 @@ fn under_paused_time<T>(work: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(work)
 }
 
+/// The longest gap between two dials of those who refuse our credentials: the policy's, spread, from the refusal on.
+fn longest_denial(policy: &BreakerPolicy) -> Duration {
+    policy.auth_gap() * 5 / 4 + ROUND_TRIP * 2
+}
+
 /// The longest gap that a round of `places` addresses may leave, by the policy: the cap with its jitter, and the stagger within.
 fn longest_gap(policy: &BreakerPolicy) -> Duration {
     (policy.longest_probe_gap() * (100 + policy.probe_jitter_percent()) / 100).max(STAGGER)
@@ -281,9 +296,12 @@ fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was()
         let grain = Duration::from_millis(2);
         let gap = longest_gap(&policy) + grain;
         let gaps = told.dials.windows(2).map(|pair| pair[1].0 - pair[0].0);
-        let waits = matches!(outage, Outage::Frozen | Outage::Forgotten);
         // What a frozen server has accepted is not dialled again before it is renewed.
-        let longest = if waits { RENEW_ESTABLISHED + gap } else { gap };
+        let longest = match outage {
+            Outage::Frozen | Outage::Forgotten => RENEW_ESTABLISHED + gap,
+            Outage::Denied(_) => longest_denial(&policy) + grain,
+            Outage::BlackHole | Outage::Refused | Outage::HungUp(_) => gap,
+        };
         let worst = gaps.max().unwrap_or_default();
         assert!(worst <= longest, "a gap of {worst:?}, at most {longest:?}");
 
@@ -291,6 +309,7 @@ fn no_gap_grows_with_the_outage_and_recovery_takes_one_gap_however_long_it_was()
             + match outage {
                 Outage::Frozen => grain,
                 Outage::Forgotten => RENEW_ESTABLISHED + gap,
+                Outage::Denied(_) => longest_denial(&policy) + grain,
                 // Any address will do: the next that is dialled.
                 Outage::BlackHole | Outage::Refused | Outage::HungUp(_) => gap,
             };
@@ -348,6 +367,48 @@ fn whoever_accepts_and_hangs_up_is_dialled_four_times_in_any_second() {
     });
 }
 
+#[test]
+fn whoever_refuses_our_credentials_is_dialled_once_a_second_on_any_way_and_holds_nobody_up() {
+    let others = proptest::collection::vec(outage().prop_map(|(kind, _)| kind), 0..3);
+    // A way on which the fifth attempt is not made before the first is answered: the first of five is given up.
+    let cases = (others, 0..3_usize, 0..60_000_u64, 1..300_u64);
+    try_all(200, cases, |(mut outages, place, lasts, later)| {
+        let later = Duration::from_millis(later);
+        outages.insert(place.min(outages.len()), Outage::Denied(later));
+        let (policy, lasts) = (BreakerPolicy::default(), Duration::from_millis(lasts));
+        let told = under_paused_time(endure(outages.clone(), lasts, &policy));
+        // What is out when the first refusal comes could not know.
+        let mut first: Vec<Option<Instant>> = vec![None; outages.len()];
+        let mut known: Vec<Instant> = Vec::new();
+        for (at, to) in &told.dials {
+            let place = (0..)
+                .zip(&outages)
+                .position(|(place, _)| *to == address(place));
+            let place = place.expect("one of ours");
+            if let Outage::Denied(later) = outages[place] {
+                let refused = *first[place].get_or_insert(*at + later + ROUND_TRIP);
+                if *at > refused {
+                    known.push(*at);
+                }
+            }
+        }
+        let gaps = known.windows(2).map(|two| two[1] - two[0]);
+        let quickest = gaps.min().unwrap_or(Duration::MAX);
+        assert!(quickest >= policy.auth_gap(), "{quickest:?}, {outages:?}");
+
+        // The others are dialled at their own pace.
+        let is_free = |outage: &Outage| matches!(outage, Outage::BlackHole | Outage::Refused);
+        if outages.iter().any(is_free) {
+            let promised = longest_gap(&policy) + STAGGER * 2 + ROUND_TRIP * 2;
+            assert!(
+                told.recovery <= promised,
+                "{:?}, {outages:?}",
+                told.recovery
+            );
+        }
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn connections_that_do_not_last_are_paused_after_but_for_the_first() {
     let network = Network::new(vec![Outage::Refused], Duration::ZERO);
@@ -394,6 +455,7 @@ fn whatever_gaps_are_configured_hold_from_the_first_minute_to_the_tenth() {
         let told = under_paused_time(endure(vec![outage], lasts, &policy));
         let spacing = match outage {
             Outage::HungUp(later) => LONGEST_SPACING + later,
+            Outage::Denied(_) => longest_denial(&policy),
             _ => Duration::ZERO,
         };
         let (grain, longest) = (Duration::from_millis(2), (cap * 3 / 2).max(spacing));
