@@ -440,3 +440,40 @@ async fn a_page_has_its_deadline_whatever_the_clients_own_is() {
     );
     assert!(nowhere.contains("page without Redis"), "{nowhere}");
 }
+
+/// What the page says of a server that keeps silent; and that it took its 200 ms, and not the 2 s that the client has by itself.
+fn page_of(url: &str) -> String {
+    let output = run("per_request_deadline", &[url]);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    let after = said.lines().find_map(|line| {
+        let took = line.strip_prefix("after ")?.strip_suffix(" ms")?;
+        took.parse::<u64>().ok()
+    });
+    // Nobody measures the lag of another process, so that there is room for a second's half: a page that waited for the client would be later.
+    assert!(
+        after.is_some_and(|after| (200..1000).contains(&after)),
+        "{said}"
+    );
+    // The same instant ends the worker, which began after it.
+    assert!(said.contains("worker: too late"), "{said}");
+    println!(
+        "FIGURE per_request_deadline: {}",
+        said.trim().replace('\n', "; ")
+    );
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_its_deadline_where_nobody_answers() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://:canary@{}/", silent.local_addr().unwrap());
+    page_of(&url);
+    // One that answers whatever it is asked, and keeps silent of what the page writes.
+    let Some(server) = of_canary().await else {
+        return;
+    };
+    let paused = server.tell(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    assert_eq!(paused.unwrap(), "+OK");
+    let said = page_of(&server.url());
+    assert!(said.contains("phase reply"), "{said}");
+}

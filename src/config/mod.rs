@@ -378,6 +378,22 @@ mod tests {
                 base().breaker(BreakerPolicy::default().min_calls(0)),
                 "breaker.min_calls: 0 given; legal from 1 to 1000000",
             ),
+            (
+                base().retry(RetryPolicy::default().attempts(11)),
+                "retry.attempts: 11 given; legal from 0 to 10",
+            ),
+            (
+                base().retry(RetryPolicy::default().backoff(6 * MS, 5 * MS)),
+                "retry.backoff: least 6ms is above most 5ms; legal: least ≤ most",
+            ),
+            (
+                base().retry(
+                    RetryPolicy::default()
+                        .budget_basis_points(0)
+                        .floor_per_second(0),
+                ),
+                "retry.attempts: 2 given with neither budget nor floor to pay for them; legal: 0, or one of the two",
+            ),
         ] {
             assert_eq!(faults(builder), [fault]);
         }

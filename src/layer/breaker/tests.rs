@@ -1,8 +1,9 @@
 //! The circuit under a paused clock: a service that answers on request, probes that are counted.
 
 use std::{
+    fmt::{Debug, Write},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -13,9 +14,14 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redis::Value;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
 
 use super::*;
-use crate::{ErrorKind, Phase, telemetry::names};
+use crate::{ErrorKind, Phase, ears, telemetry::names};
 
 mod doubt;
 
@@ -138,6 +144,94 @@ async fn failures_open_it_probes_close_it_and_no_user_call_is_a_guinea_pig() {
     let probes = server.probes.load(Relaxed);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(server.probes.load(Relaxed), probes, "none while closed");
+}
+
+/// What is said through `tracing` of circuits, in words.
+#[derive(Clone, Default)]
+struct Listener(Arc<Mutex<Vec<String>>>);
+
+impl Listener {
+    /// Since it was last asked.
+    fn said(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("sound"))
+    }
+}
+
+impl Subscriber for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "redis_holdfast::breaker"
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().expect("sound").push(line.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let _ = write!(self.0, " {}={value:?}", field.name());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_is_told_to_whoever_watches_and_said_once_with_its_reason() {
+    // First of all one for the whole process: with a thread's own alone, whoever comes to an event first, on any thread, decides for all of
+    // them whether it interests anybody.
+    ears::watch();
+    let listener = Listener::default();
+    let _listening = tracing::subscriber::set_default(listener.clone());
+    let server = Server::default();
+    let service = server.behind(BreakerPolicy::default());
+    let circuit = service.circuit();
+    let mut watch = circuit.watch();
+    let moved = |to: &str, reason: &str| {
+        let who = r#"client="breaker-tests" endpoint="breaker-tests""#;
+        vec![format!(
+            r#"INFO message=breaker moved {who} to="{to}" reason="{reason}""#
+        )]
+    };
+    assert!(call(&service).await.is_ok());
+    assert!(listener.said().is_empty());
+
+    trip(&server, &service).await;
+    assert_eq!(watch.changed().await, Some(CircuitState::Open));
+    assert_eq!(listener.said(), moved("open", "consecutive"));
+    for _ in 0..100 {
+        assert!(call(&service).await.is_err());
+    }
+    sleep(Duration::from_secs(10)).await;
+    assert!(
+        listener.said().is_empty(),
+        "no refusal and no probe is news"
+    );
+
+    server.down.store(false, Relaxed);
+    assert_eq!(watch.changed().await, Some(CircuitState::Closed));
+    assert_eq!(listener.said(), moved("closed", "verified"));
+
+    circuit.force_open();
+    circuit.force_open();
+    assert_eq!(watch.changed().await, Some(CircuitState::ForcedOpen));
+    assert_eq!(listener.said(), moved("open", "forced"));
+    circuit.release();
+    assert_eq!(watch.changed().await, Some(CircuitState::Closed));
+    assert_eq!(listener.said(), moved("closed", "released"));
 }
 
 /// A black hole: a deadline, the probe's silence, and nobody waits any more.
@@ -504,19 +598,28 @@ mod model {
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn what_a_record_costs() {
+    const RECORDS: u128 = 10_000;
     let service = Server::default().behind(BreakerPolicy::default());
     let circuit = service.circuit();
-    let mut best = u128::MAX;
-    for _ in 0..50 {
+    let mut rounds: Vec<u128> = Vec::new();
+    for _ in 0..200 {
         let begin = Instant::now();
-        for _ in 0..10_000 {
+        for _ in 0..RECORDS {
             let mut permit = circuit.admit().expect("closed");
             permit.begin();
             permit.judge(judge::Judgement::Served);
         }
-        best = best.min(begin.elapsed().as_nanos());
+        rounds.push(begin.elapsed().as_nanos() / RECORDS);
     }
-    println!("FIGURE breaker record: {} ns", best / 10_000);
+    rounds.sort_unstable();
+    let median = rounds[rounds.len() / 2];
+    println!(
+        "FIGURE breaker record: {median} ns (median of {} rounds, best {} ns)",
+        rounds.len(),
+        rounds[0]
+    );
+    // What is promised of the optimised code. The median, for a round takes a millisecond, and the machine takes a few of them away for a while.
+    assert!(cfg!(debug_assertions) || median <= 150, "{median} ns");
     circuit.force_open();
     let begin = Instant::now();
     for _ in 0..1_000_000 {
