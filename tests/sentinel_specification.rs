@@ -12,39 +12,13 @@ use std::time::Duration;
 use common::sentinel::*;
 use common::*;
 use holdfast_lab::load::LagMeter;
-use holdfast_lab::sentinel::{FakeSentinel, Mood, View};
+use holdfast_lab::sentinel::{FakeSentinel, Mood};
 use holdfast_lab::{Embedded, SentinelSet, server_or_skip};
 use redis_holdfast::{Client, ErrorKind, ReadFrom};
 use tokio::time::{Instant, sleep};
 
 /// "A few hundred milliseconds": what one silent Sentinel may cost, and a handshake.
 const A_FEW_HUNDRED: Duration = ms(400);
-
-async fn fakes(count: usize, at: std::net::SocketAddr) -> Vec<FakeSentinel> {
-    let mut all = Vec::new();
-    for _ in 0..count {
-        all.push(
-            FakeSentinel::start(View::of("orders", at.ip(), at.port()))
-                .await
-                .unwrap(),
-        );
-    }
-    all
-}
-
-fn url(all: &[FakeSentinel]) -> String {
-    let hosts: Vec<String> = all.iter().map(|one| one.addr().to_string()).collect();
-    format!("redis+sentinel://{}/orders", hosts.join(","))
-}
-
-fn all_believe(all: &[FakeSentinel], at: std::net::SocketAddr, epoch: u64) {
-    for one in all {
-        one.believe(|view| {
-            view.primary = Some((at.ip().to_string(), at.port()));
-            view.epoch = epoch;
-        });
-    }
-}
 
 async fn ready_within(url: &str, limit: Duration) -> (Client, Duration) {
     let meter = LagMeter::start();

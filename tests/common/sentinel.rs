@@ -1,9 +1,10 @@
 //! What the Sentinel scenarios share: a set and a client on it, a fault for its primary, and the questions asked afterwards.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use holdfast_lab::load::{Kind, Report, Running};
-use holdfast_lab::sentinel::{Builder, Monitor, Promotion};
+use holdfast_lab::sentinel::{Builder, FakeSentinel, Monitor, Promotion, View};
 use holdfast_lab::{Mode, Outcome, SentinelSet};
 use redis_holdfast::{Client, Error, redis};
 use tokio::time::{Instant, sleep};
@@ -55,6 +56,31 @@ impl Fault {
 /// A client of the whole set, ready.
 pub async fn connect_to(set: &SentinelSet) -> Client {
     connect(&set.url()).await
+}
+
+/// So many Sentinels of our own that name the server at `at`, and know of no others.
+pub async fn fakes(count: usize, at: SocketAddr) -> Vec<FakeSentinel> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let view = View::of("orders", at.ip(), at.port());
+        all.push(FakeSentinel::start(view).await.unwrap());
+    }
+    all
+}
+
+pub fn url(all: &[FakeSentinel]) -> String {
+    let hosts: Vec<String> = all.iter().map(|one| one.addr().to_string()).collect();
+    format!("redis+sentinel://{}/orders", hosts.join(","))
+}
+
+/// From now on they name the server at `at`, and tell nobody.
+pub fn all_believe(all: &[FakeSentinel], at: SocketAddr, epoch: u64) {
+    for one in all {
+        one.believe(|view| {
+            view.primary = Some((at.ip().to_string(), at.port()));
+            view.epoch = epoch;
+        });
+    }
 }
 
 /// A failover, as it was seen from outside.

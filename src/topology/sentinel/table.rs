@@ -147,3 +147,66 @@ impl Table {
         self.peers.values().map(|peer| &peer.spot.host)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::{Config, config::Server};
+
+    /// A table of these Sentinels, that has met them. Its tasks do not run before the test waits.
+    fn configured(seeds: usize) -> (Table, Names, mpsc::Receiver<(PeerId, Report)>) {
+        let hosts: Vec<String> = (1..=seeds).map(|nth| format!("127.0.0.{nth}")).collect();
+        let config = Config::builder(&format!("redis+sentinel://{}/orders", hosts.join(",")))
+            .build()
+            .expect("a configuration");
+        let Server::Sentinel(group) = config.server() else {
+            panic!("a group");
+        };
+        let plan = Arc::new(Plan::new(&config, group, None, &Handle::current()));
+        let (reporter, reports) = mpsc::channel(8);
+        let (mut names, mut table) = (Names::new(plan.clone()), Table::new(plan.clone(), reporter));
+        for (host, port) in &plan.group.seeds {
+            table.meet(Spot::new(host, *port), &mut names, None, Instant::now());
+        }
+        (table, names, reports)
+    }
+
+    fn other(nth: usize) -> Other {
+        Other {
+            spot: Spot::new(&format!("127.0.1.{nth}"), 26379),
+            id: format!("id of {nth}").into(),
+            down: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn five_are_asked_and_those_configured_whatever_their_number() {
+        for (seeds, learned) in [(1, 4), (3, 2), (5, 0), (7, 0)] {
+            let (mut table, mut names, _reports) = configured(seeds);
+            let down = Other {
+                down: true,
+                ..other(0)
+            };
+            let others = [down].into_iter().chain((1..=9).map(other)).collect();
+            let met = table.learn(others, &mut names, Instant::now());
+            assert_eq!(met.len(), learned, "beside {seeds}");
+            assert_eq!(table.hosts().count(), seeds + learned);
+            let again = table.learn(vec![other(1)], &mut names, Instant::now());
+            assert!(again.is_empty(), "it is known, or there is no room");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_learned_one_that_is_silent_is_forgotten_and_a_configured_one_never() {
+        let (mut table, mut names, _reports) = configured(3);
+        let now = Instant::now();
+        let met = table.learn(vec![other(1), other(2)], &mut names, now);
+        let later = now + FORGOTTEN + Duration::from_millis(1);
+        table.heard(met[0], None, later);
+        assert_eq!(table.forget(now + FORGOTTEN), []);
+        assert_eq!(table.forget(later), [met[1]]);
+        assert_eq!(table.hosts().count(), 4);
+    }
+}

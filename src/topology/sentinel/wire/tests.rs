@@ -174,6 +174,8 @@ fn events_are_read_and_those_of_others_left() {
             Event::Switched,
         ),
         ("+slave", slave, Event::Census),
+        ("+reboot", slave, Event::Census),
+        ("+reboot", "master orders 10.0.0.1 6379", Event::Census),
         ("-sdown", slave, Event::Census),
         (
             "+sentinel",
