@@ -208,6 +208,7 @@ async fn storm(dialect: &str, resp3: bool, pushes: bool) {
         "hardly a call was served: {tally:?}"
     );
     assert!(world.cuts() >= cuts(), "hardly a link was cut: {world:?}");
+    assert!(world.sliced() > 0, "no answer came byte by byte: {world:?}");
     assert!(
         !pushes || world.pushes() > goal() / 20,
         "hardly a push: {world:?}"
@@ -217,10 +218,11 @@ async fn storm(dialect: &str, resp3: bool, pushes: bool) {
         [&tally.right, &tally.dropped, &tally.failed].map(|count| count.load(Ordering::Relaxed));
     println!(
         "FIGURE cancellation {dialect}: 0 wrong replies in {} operations ({right} right, {dropped} dropped, {failed} failed) over pipes of \
-         16 bytes to 64 KiB, {} connections, {} cut, {} pushes in between; permits and slots at baseline",
+         16 bytes to 64 KiB, {} connections, {} cut, {} answers a byte at a time, {} pushes in between; permits and slots at baseline",
         tally.sum(),
         world.connections(),
         world.cuts(),
+        world.sliced(),
         world.pushes()
     );
 }

@@ -43,6 +43,7 @@ pub(crate) struct World {
     commands: AtomicU64,
     pushes: AtomicU64,
     cuts: AtomicU64,
+    sliced: AtomicU64,
     garbage: AtomicU64,
 }
 
@@ -57,6 +58,7 @@ impl World {
             commands: AtomicU64::new(0),
             pushes: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
+            sliced: AtomicU64::new(0),
             garbage: AtomicU64::new(0),
         }
     }
@@ -76,6 +78,11 @@ impl World {
 
     pub(super) fn cuts(&self) -> u64 {
         self.cuts.load(Relaxed)
+    }
+
+    /// Answers that were given a byte at a time.
+    pub(super) fn sliced(&self) -> u64 {
+        self.sliced.load(Relaxed)
     }
 
     pub(super) fn garbage(&self) -> u64 {
@@ -216,6 +223,7 @@ impl Peer {
         match self.whim() {
             Whim::Plain => return pipe.write_all(out).await.is_ok(),
             Whim::Slices => {
+                self.world.sliced.fetch_add(1, Relaxed);
                 for byte in out {
                     if pipe.write_all(&[*byte]).await.is_err() {
                         return false;
