@@ -10,6 +10,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::baseline::{Baseline, leaves_nothing};
 use common::*;
 use holdfast_lab::{Answer, Dns, Mode, Proxy, Server, ip, server_or_skip};
 use redis_holdfast::dns::{DnsPolicy, Hickory};
@@ -71,6 +72,7 @@ async fn dns_says(row: &str, answer: Answer, reason: &str) {
     let dns = Dns::start().await.unwrap();
     let good = Answer::addrs([proxy.addr().ip()], 1);
     dns.set(NAME, good.clone());
+    let baseline = Baseline::take().await;
     let client = connect_by_name(&dns, proxy.addr().port()).await;
     let dead = if is_full() { SECOND * 60 } else { SECOND * 3 };
 
@@ -102,6 +104,7 @@ async fn dns_says(row: &str, answer: Answer, reason: &str) {
     assert_eq!(proxy.accepts(), 2, "one link, and one in its place");
     dns.set(NAME, good);
     until(&client, HealthState::Ready, next_lookup()).await;
+    leaves_nothing(&client, "redis", baseline).await;
     println!(
         "FIGURE dns_outage {row} for {dead:?}: {failed} failed of {}, degraded after {noticed:?}, link cut meanwhile: {} failed, 99 % ok {recovered:?} after",
         report.total(),
@@ -145,6 +148,7 @@ async fn rotating(row: &str, ttl: u32, at_once: usize) {
     let dns = Dns::start().await.unwrap();
     let sets = sets.collect();
     dns.set(NAME, Answer::Rotate { sets, ttl });
+    let baseline = Baseline::take().await;
     let client = connect_by_name(&dns, doors[0].addr().port()).await;
 
     let span = if is_full() { SECOND * 60 } else { SECOND * 6 };
@@ -158,6 +162,7 @@ async fn rotating(row: &str, ttl: u32, at_once: usize) {
     assert!(accepts <= 2, "{} swaps", accepts - 1);
     let open: usize = doors.iter().map(Proxy::open_connections).sum();
     assert_eq!(open, 1, "one link is left");
+    leaves_nothing(&client, "redis", baseline).await;
     println!(
         "FIGURE dns_outage rotating, {row}, for {span:?}: {} failed of {}, {} swaps, {lookups} lookups",
         report.failed(),

@@ -10,6 +10,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::baseline::Baseline;
 use common::*;
 use holdfast_lab::netns::{self, Place};
 use holdfast_lab::server_or_skip;
@@ -44,8 +45,9 @@ fn dropped_packets_are_refused_within_600_ms_and_survived_without_the_kernels_ba
             return;
         };
         let client = connect(&server.url()).await;
+        let baseline = Baseline::take().await;
         let length = lasting(20, SECOND * 4);
-        let running = start(client, RATE, SECOND + length + ms(1500));
+        let running = start(client.clone(), RATE, SECOND + length + ms(1500));
         sleep(SECOND).await;
         netns::drop_addr(server.ip());
         let onset = running.mark("onset");
@@ -57,8 +59,9 @@ fn dropped_packets_are_refused_within_600_ms_and_survived_without_the_kernels_ba
         always(&report);
         let refused = refused_within(&report, onset, ms(600), healed);
         let recovered = recovered_within(&report, healed, ms(500));
+        baseline.is_restored().await;
         println!(
-            "FIGURE network black hole {length:?}: refused {refused:?} after the onset, 99 % ok {recovered:?} after the heal"
+            "FIGURE network black hole {length:?}: refused {refused:?} after the onset, 99 % ok {recovered:?} after the heal, sockets and tasks as before"
         );
     });
 }
@@ -74,8 +77,9 @@ fn dropped_syns_after_a_restart_are_followed_by_fresh_ones() {
             return;
         };
         let client = connect(&server.url()).await;
+        let baseline = Baseline::take().await;
         let length = lasting(8, SECOND * 3);
-        let running = start(client, RATE, SECOND + length + ms(1500));
+        let running = start(client.clone(), RATE, SECOND + length + ms(1500));
         sleep(SECOND).await;
         netns::drop_syn(server.ip());
         server.kill();
@@ -89,8 +93,9 @@ fn dropped_syns_after_a_restart_are_followed_by_fresh_ones() {
         always(&report);
         let refused = refused_within(&report, onset, ms(600), healed);
         let recovered = recovered_within(&report, healed, ms(500));
+        baseline.is_restored().await;
         println!(
-            "FIGURE network syn black hole {length:?}: refused {refused:?} after the onset, 99 % ok {recovered:?} after the restart"
+            "FIGURE network syn black hole {length:?}: refused {refused:?} after the onset, 99 % ok {recovered:?} after the restart, sockets and tasks as before"
         );
     });
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::baseline::Baseline;
 use common::*;
 use holdfast_lab::load::{Report, Running};
 use holdfast_lab::starve::{Half, go_on, stop};
@@ -102,6 +103,8 @@ impl Pair {
         let downs = self.downs.load(Ordering::Relaxed);
         // A client's end brings the recorder up to date.
         assert!(self.ours.shutdown(SECOND * 2).await, "links are drained");
+        let held = gauges::gauge(&self.row, names::IN_FLIGHT, "");
+        assert_eq!(held, 0.0, "permits not given back");
         Score {
             ours: ours.failed(),
             bare: bare.failed(),
@@ -196,11 +199,14 @@ async fn compare_with(
     let Some(stage) = Stage::set_up().await else {
         return;
     };
+    let baseline = Baseline::take().await;
     let pair = stage.pair(row, patience).await;
     let loads = pair.start(CALM + long + CALM);
     sleep(CALM).await;
     trouble(&stage, &pair).await;
     pair.finish(loads).await.judge(row, "");
+    stage.set(Mode::Pass);
+    baseline.is_restored().await;
 }
 
 /// What goes on for a minute, or for 6 s in a short run.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use holdfast_lab::load::LagMeter;
 use holdfast_lab::{Mode, Proxy, Server, census, server_or_skip};
 use redis_holdfast::layer::Connect;
 use tokio::time::{Instant, sleep};
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::common::baseline::Baseline;
 use crate::common::flood::{Tally, flood};
 use crate::common::*;
-use crate::outages::{REFUSAL, lasting};
+use crate::outages::{RECOVERED_WITHIN, REFUSAL, lasting};
 
 pub async fn ten_times_the_load<C: Connect>(over: C) {
     const CAP: usize = 1024;
@@ -44,9 +45,11 @@ pub async fn ten_times_the_load<C: Connect>(over: C) {
     let refusal = tally.refusal_p99();
     assert!(refusal <= REFUSAL, "refusals took {refusal:?}");
     stage.proxy.set(Mode::Pass);
-    let healed = Instant::now();
+    let (healed, meter) = (Instant::now(), LagMeter::start());
     stage.client.wait_ready(SECOND * 2).await.unwrap();
     let back = healed.elapsed();
+    let limit = RECOVERED_WITHIN + meter.finish().max();
+    assert!(back <= limit, "ready only {back:?} after the heal");
     baseline.is_restored().await;
     println!(
         "FIGURE 10× load on a black hole{} {length:?}: most outstanding {}, a refusal {refusal:?} (p99), memory + {grown} KiB, \

@@ -4,8 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use holdfast_lab::census;
+use redis_holdfast::{Client, layer::Connect, telemetry::names};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
+
+use super::gauges;
 
 /// Sockets and tasks of this process at rest, the lab's own among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,15 @@ impl Baseline {
             sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Ends `client`, whose metrics go by `name`, and waits until this process holds what it held before there was one: no permit is left either.
+pub async fn leaves_nothing<C: Connect>(client: &Client<C>, name: &str, before: Baseline) {
+    let second = Duration::from_secs(1);
+    assert!(client.shutdown(second).await, "all ended by themselves");
+    before.is_restored().await;
+    let held = gauges::gauge(name, names::IN_FLIGHT, "");
+    assert_eq!(held, 0.0, "permits not given back");
 }
 
 /// Runs the test `name` of this binary alone in a process of its own, so that memory and descriptors are its own; says whether this is it.

@@ -209,15 +209,17 @@ pub fn always(report: &Report) {
     );
 }
 
-/// New calls are refused from `limit` after `onset` on, until `heal`.
+/// New calls are refused from `limit` after `onset` on, until `heal`: at once, and as calls that were not sent because of what is known. None
+/// of them fails in another way.
 pub fn refused_within(report: &Report, onset: Instant, limit: Duration, heal: Instant) -> Duration {
-    let last_slow = report
-        .samples()
-        .iter()
+    let samples = report.samples().iter();
+    let due = samples.filter(|sample| (onset..heal).contains(&sample.scheduled));
+    // What the machine was late beside a call is not that call's, and excuses no other.
+    let last_slow = due
+        .clone()
         .filter(|sample| {
-            sample.scheduled >= onset
-                && sample.scheduled < heal
-                && sample.latency() > ms(20) + report.lag().max()
+            let lag = report.lag().max_between(sample.scheduled, sample.ended);
+            sample.latency() > ms(20) + lag
         })
         .map(|sample| sample.scheduled)
         .max();
@@ -227,7 +229,18 @@ pub fn refused_within(report: &Report, onset: Instant, limit: Duration, heal: In
         "still waiting {took:?} after the onset: {}",
         show(report)
     );
+    let refused = due.filter(|sample| sample.scheduled > onset + limit);
+    for sample in refused {
+        if let Outcome::Failed(class) = &sample.outcome {
+            assert!(is_refusal(class), "{class} instead: {}", show(report));
+        }
+    }
     took
+}
+
+/// Whether nothing was sent, because the endpoint is known to be away; or where one is there that will not have us, for that reason.
+fn is_refusal(class: &str) -> bool {
+    !class.ends_with('?') && (class.starts_with("circuit_open/") || class == "auth/handshake")
 }
 
 /// 99 % of the calls are served from `limit` after `heal` on.
