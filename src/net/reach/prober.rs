@@ -161,6 +161,8 @@ impl<C: Dial> Prober<C> {
         self.round.clear();
         self.next = None;
         self.first = None;
+        // The trouble is over: what a server said in it may be hours old in the next one.
+        self.denied = Denied::default();
     }
 
     /// Attempts from now on are made after this template.
@@ -336,7 +338,8 @@ impl<C: Dial> Prober<C> {
     /// Starts the next attempt of the round, or a new round.
     fn launch(&mut self, now: Instant) {
         if self.round.is_empty() {
-            self.round = self.targets.iter().cloned().collect();
+            let may_go = |target: &&Address| !self.denied.holds(target, now);
+            self.round = self.targets.iter().filter(may_go).cloned().collect();
         }
         let then = now + self.auth_gap();
         while let Some(address) = self.round.pop_front() {
@@ -351,11 +354,12 @@ impl<C: Dial> Prober<C> {
                 self.next = Some(now + LISTEN);
                 return;
             }
-            self.denied.dialled(&address, then);
             if self.make_room(&address, now) {
+                self.denied.dialled(&address, then);
                 self.start(address, leave, now);
                 break;
             }
+            self.denied.pass(&address);
         }
         let gap = if self.round.is_empty() {
             self.backoff.next()

@@ -43,10 +43,18 @@ impl Denied {
 
     /// `address` is dialled. If it is one of them, the next one's turn comes at `then`.
     pub(super) fn dialled(&mut self, address: &Address, then: Instant) {
-        if self.by.first() == Some(address) {
-            self.by.rotate_left(1);
+        if self.pass(address) {
             self.until = Some(then);
         }
+    }
+
+    /// `address` needs no dial. Whether it was its turn, which is the next one's now.
+    pub(super) fn pass(&mut self, address: &Address) -> bool {
+        let is_first = self.by.first() == Some(address);
+        if is_first {
+            self.by.rotate_left(1);
+        }
+        is_first
     }
 
     /// When one of `targets` may be dialled: nothing where that is any time.
@@ -87,6 +95,8 @@ mod tests {
         denied.dialled(&one, at(3));
         assert!(denied.holds(&one, at(3)) && denied.holds(&two, at(2)));
         assert!(!denied.holds(&two, at(3)));
+        assert!(denied.pass(&two), "it needs no dial");
+        assert!(!denied.holds(&one, at(3)) && !denied.pass(&two));
         denied.dialled(&other, at(9));
         assert_eq!(denied.until(&both), Some(at(3)), "it is none of them");
 
