@@ -128,6 +128,32 @@ impl Cluster {
 
 impl Node {
     async fn start(number: usize) -> Result<Self, LabError> {
+        let mut begun = Self::begin().await;
+        // Its ports were free a moment ago; someone else may have one by now, its own proxy among them.
+        for _ in 0..4 {
+            if begun.is_err() {
+                begun = Self::begin().await;
+            }
+        }
+        let (server, proxy) = begun?;
+        let node = Self {
+            server,
+            proxy,
+            slots: share(number),
+        };
+        // Each an epoch of its own: of two with the same one, one would have to give way first.
+        let epoch = (number + 1).to_string();
+        node.told(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await?;
+        // One by one: Redis 6 knows no ranges here.
+        let slots: Vec<String> = node.slots.clone().map(|slot| slot.to_string()).collect();
+        let mut words = vec!["CLUSTER", "ADDSLOTS"];
+        words.extend(slots.iter().map(String::as_str));
+        node.told(&words).await?;
+        Ok(node)
+    }
+
+    /// A node without slots, behind its proxy.
+    async fn begin() -> Result<(Server, Proxy), LabError> {
         let addr = addr_of_node()?;
         // Before the server: it announces itself at its proxy.
         let proxy = Proxy::start_on(addr.ip(), addr).await?;
@@ -144,23 +170,8 @@ impl Node {
             .arg(
                 "--cluster-announce-bus-port",
                 (addr.port() + BUS).to_string(),
-            )
-            .start()
-            .await?;
-        let node = Self {
-            server,
-            proxy,
-            slots: share(number),
-        };
-        // Each an epoch of its own: of two with the same one, one would have to give way first.
-        let epoch = (number + 1).to_string();
-        node.told(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await?;
-        // One by one: Redis 6 knows no ranges here.
-        let slots: Vec<String> = node.slots.clone().map(|slot| slot.to_string()).collect();
-        let mut words = vec!["CLUSTER", "ADDSLOTS"];
-        words.extend(slots.iter().map(String::as_str));
-        node.told(&words).await?;
-        Ok(node)
+            );
+        Ok((server.start().await?, proxy))
     }
 
     /// The process behind the proxy.

@@ -214,11 +214,11 @@ pub fn always(report: &Report) {
 pub fn refused_within(report: &Report, onset: Instant, limit: Duration, heal: Instant) -> Duration {
     let samples = report.samples().iter();
     let due = samples.filter(|sample| (onset..heal).contains(&sample.scheduled));
-    // What the machine was late beside a call is not that call's, and excuses no other.
+    // What the machine was late beside a call, one stall after the other, is not that call's, and excuses no other.
     let last_slow = due
         .clone()
         .filter(|sample| {
-            let lag = report.lag().max_between(sample.scheduled, sample.ended);
+            let lag = report.lag().sum_between(sample.scheduled, sample.ended);
             sample.latency() > ms(20) + lag
         })
         .map(|sample| sample.scheduled)

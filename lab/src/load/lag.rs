@@ -88,14 +88,21 @@ impl Drop for LagMeter {
 impl LagLog {
     /// The worst lateness that touched this span of time.
     pub fn max_between(&self, from: Instant, to: Instant) -> Duration {
+        self.touching(from, to).max().unwrap_or_default()
+    }
+
+    fn touching(&self, from: Instant, to: Instant) -> impl Iterator<Item = Duration> {
         // Spans are in order of time: everything that ended before `from` comes first.
         let first = self.spans.partition_point(|(_, end, _)| *end < from);
         let later = self.spans.iter().skip(first);
         later
-            .take_while(|(start, _, _)| *start <= to)
+            .take_while(move |(start, _, _)| *start <= to)
             .map(|(_, _, late)| *late)
-            .max()
-            .unwrap_or_default()
+    }
+
+    /// All lateness that touched this span of time, added up: one stall after the other.
+    pub fn sum_between(&self, from: Instant, to: Instant) -> Duration {
+        self.touching(from, to).sum()
     }
 
     /// The worst lateness of all.
@@ -139,5 +146,7 @@ mod tests {
         assert_eq!(log.max_between(at(5), at(6)), late(9));
         assert_eq!(log.max_between(at(24), at(39)), Duration::ZERO);
         assert_eq!(log.max_between(at(0), at(100)), late(49));
+        assert_eq!(log.sum_between(at(5), at(22)), late(11));
+        assert_eq!(log.sum_between(at(24), at(39)), Duration::ZERO);
     }
 }

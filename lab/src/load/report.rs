@@ -159,10 +159,10 @@ impl Report {
     /// is set late and goes off late is late twice.
     fn lag_of(&self, sample: &Sample, limit: Duration) -> Duration {
         let once = self.lag.max_between(sample.scheduled, sample.ended);
-        let begun = self.lag.max_between(sample.scheduled, sample.started);
+        let begun = self.lag.sum_between(sample.scheduled, sample.started);
         let begun = begun.min(sample.started - sample.scheduled);
-        let second_half = (sample.started + limit / 2).min(sample.ended);
-        once.max(begun + self.lag.max_between(second_half, sample.ended))
+        let nearly_up = (sample.started + limit * 9 / 10).min(sample.ended);
+        once.max(begun + self.lag.sum_between(nearly_up, sample.ended))
     }
 
     /// Most operations under way at once.
