@@ -255,7 +255,14 @@ impl Builder {
         let at = primary.server().addr();
         while said::linked_replicas(at, super::ASK).await != Some(self.replicas) {
             if Instant::now() > end {
-                return Err(LabError::new("the replicas do not come into step"));
+                let words = nodes.iter().map(|one| one.server());
+                let words: Vec<String> = words
+                    .map(|one| format!("{}:\n{}", one.addr(), one.last_words()))
+                    .collect();
+                return Err(LabError::new(format!(
+                    "the replicas do not come into step within {SETTLE:?}; the primary and they said last\n{}",
+                    words.join("\n")
+                )));
             }
             sleep(Duration::from_millis(10)).await;
         }
