@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 
 use crate::server::is_set;
 
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// What this machine allows.
 #[derive(Debug)]
 pub struct Netns;
@@ -155,14 +157,23 @@ pub fn remove_addr(ip: impl Into<IpAddr>) {
 /// Outside, or when the mount fails.
 pub fn resolv_conf(text: &str) {
     must_be_inside();
-    let file = env::temp_dir().join(format!("holdfast-lab-resolv-{}", std::process::id()));
-    let file = file.to_string_lossy().into_owned();
-    let fresh = !fs::exists(&file).unwrap_or(false);
-    if let Err(error) = fs::write(&file, text) {
-        panic!("cannot write {file}: {error}");
-    }
-    if fresh {
-        run("mount", &["--bind", &file, "/etc/resolv.conf"]);
+    static OURS: OnceLock<()> = OnceLock::new();
+    OURS.get_or_init(|| {
+        let file = env::temp_dir().join(format!("holdfast-lab-resolv-{}", std::process::id()));
+        let path = file.to_string_lossy().into_owned();
+        written(&path, "");
+        run("mount", &["--bind", &path, RESOLV_CONF]);
+        // The mount keeps what it holds, and the next process of this number finds no file.
+        if let Err(error) = fs::remove_file(&file) {
+            panic!("cannot remove {path}: {error}");
+        }
+    });
+    written(RESOLV_CONF, text);
+}
+
+fn written(path: &str, text: &str) {
+    if let Err(error) = fs::write(path, text) {
+        panic!("cannot write {path}: {error}");
     }
 }
 
