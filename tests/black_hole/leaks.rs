@@ -100,7 +100,8 @@ pub async fn every_fault_in_turn<C: Connect>(over: C) {
             tally.refused() > 0 && tally.ok.load(Ordering::Relaxed) > 0,
             "{fault:?}"
         );
-        assert!(tally.peak() <= 300, "{fault:?}: {}", tally.show());
+        let most = most_outstanding(&lag);
+        assert!(tally.peak() <= most, "{fault:?}: {most}: {}", tally.show());
         peak = peak.max(tally.peak());
         baseline.is_restored().await;
     }
