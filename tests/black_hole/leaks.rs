@@ -100,8 +100,12 @@ pub async fn every_fault_in_turn<C: Connect>(over: C) {
             tally.refused() > 0 && tally.ok.load(Ordering::Relaxed) > 0,
             "{fault:?}"
         );
-        let most = most_outstanding(&lag);
-        assert!(tally.peak() <= most, "{fault:?}: {most}: {}", tally.show());
+        let most = most_outstanding(tally.peak_at(), &lag);
+        assert!(
+            tally.peak() <= most,
+            "{fault:?}, peak above {most}: {}",
+            tally.show()
+        );
         peak = peak.max(tally.peak());
         baseline.is_restored().await;
     }

@@ -18,7 +18,7 @@ pub struct Tally {
     pub ok: AtomicU64,
     pub wrong: AtomicU64,
     outstanding: AtomicUsize,
-    peak: AtomicUsize,
+    peak: Mutex<Option<(usize, Instant)>>,
     /// Refusals by their time in microseconds, the last for all beyond.
     refusals: Mutex<Vec<u32>>,
     classes: Mutex<BTreeMap<String, u64>>,
@@ -52,8 +52,7 @@ where
 }
 
 async fn one(mut client: impl ConnectionLike, seq: u64, tally: Arc<Tally>) {
-    let now = tally.outstanding.fetch_add(1, Relaxed) + 1;
-    tally.peak.fetch_max(now, Relaxed);
+    tally.begun();
     let key = format!("canary-flood:{}", seq / 2 % 1000);
     let begun = Instant::now();
     let ended = if seq.is_multiple_of(2) {
@@ -100,9 +99,22 @@ impl Tally {
         0
     }
 
+    fn begun(&self) {
+        let now = self.outstanding.fetch_add(1, Relaxed) + 1;
+        let mut peak = lock(&self.peak);
+        if peak.is_none_or(|(most, _)| now > most) {
+            *peak = Some((now, Instant::now()));
+        }
+    }
+
     /// Most calls under way at once, the refused ones among them.
     pub fn peak(&self) -> usize {
-        self.peak.load(Relaxed)
+        lock(&self.peak).map_or(0, |(most, _)| most)
+    }
+
+    /// When so many were under way for the first time.
+    pub fn peak_at(&self) -> Instant {
+        lock(&self.peak).map_or_else(Instant::now, |(_, at)| at)
     }
 
     pub fn refused(&self) -> u64 {

@@ -167,6 +167,11 @@ impl Report {
 
     /// Most operations under way at once.
     pub fn peak_outstanding(&self) -> usize {
+        self.peak().map_or(0, |(_, held)| held)
+    }
+
+    /// When most operations were under way, for the first time, and how many; `None` without any.
+    pub fn peak(&self) -> Option<(Instant, usize)> {
         let mut steps: Vec<(Instant, isize)> = Vec::with_capacity(self.samples.len() * 2);
         for sample in &self.samples {
             steps.push((sample.started, 1));
@@ -174,12 +179,14 @@ impl Report {
         }
         // At the same instant an end comes first.
         steps.sort_unstable();
-        let mut now = 0;
-        let all = steps.into_iter().map(|(_, step)| {
+        let (mut now, mut peak) = (0, None);
+        for (at, step) in steps {
             now += step;
-            now
-        });
-        usize::try_from(all.max().unwrap_or(0)).unwrap_or(0)
+            if peak.is_none_or(|(_, most)| now > most) {
+                peak = Some((at, now));
+            }
+        }
+        peak.map(|(at, held)| (at, usize::try_from(held).unwrap_or(0)))
     }
 
     /// Latency that `percent` of all operations did not exceed.

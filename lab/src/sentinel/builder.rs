@@ -255,10 +255,10 @@ impl Builder {
         let at = primary.server().addr();
         while said::linked_replicas(at, super::ASK).await != Some(self.replicas) {
             if Instant::now() > end {
-                let words = nodes.iter().map(|one| one.server());
-                let words: Vec<String> = words
-                    .map(|one| format!("{}:\n{}", one.addr(), one.last_words()))
-                    .collect();
+                let said = |one: &Arc<Member>| {
+                    format!("{}:\n{}", one.server().addr(), one.server().last_words())
+                };
+                let words: Vec<String> = nodes.iter().map(said).collect();
                 return Err(LabError::new(format!(
                     "the replicas do not come into step within {SETTLE:?}; the primary and they said last\n{}",
                     words.join("\n")
