@@ -257,6 +257,34 @@ async fn redis_own_connection_follows_a_late_dns_off_a_black_hole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_own_connection_follows_a_dns_that_failed_off_a_black_hole() {
+    if is_full() {
+        let row = "moved, DNS right after 10s of SERVFAIL";
+        moved_off_a_black_hole(
+            RedisConnector::new(),
+            row,
+            Some(Answer::ServFail),
+            SECOND * 10,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_own_connection_follows_a_dns_that_was_silent_off_a_black_hole() {
+    if is_full() {
+        let row = "moved, DNS right after 10s of silence";
+        moved_off_a_black_hole(
+            RedisConnector::new(),
+            row,
+            Some(Answer::Silent),
+            SECOND * 10,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_own_connection_follows_an_address_that_changes_while_the_old_one_lives() {
     if is_full() {
         moved_while_the_old_one_lives(RedisConnector::new(), Truth::Plain).await;

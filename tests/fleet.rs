@@ -13,7 +13,8 @@ use std::time::Duration;
 use common::*;
 use holdfast_lab::load::LagMeter;
 use holdfast_lab::{Mode, Proxy, server_or_skip};
-use redis_holdfast::{Client, redis};
+use redis_holdfast::layer::{Connect, LinkConnector};
+use redis_holdfast::{Client, RedisConnector, redis};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 const ASKS_EVERY: Duration = ms(20);
 
 /// One call at a time, until `end`; when calls were served.
-async fn ask(mut client: Client, end: Instant) -> Vec<Instant> {
+async fn ask<C: Connect>(mut client: Client<C>, end: Instant) -> Vec<Instant> {
     let mut served = Vec::new();
     // A fleet does not ask in step.
     sleep(ASKS_EVERY.mul_f32(fastrand::f32())).await;
@@ -38,22 +39,22 @@ async fn ask(mut client: Client, end: Instant) -> Vec<Instant> {
     served
 }
 
-async fn fleet(url: &str, size: usize) -> Vec<Client> {
+async fn fleet<C: Connect>(over: fn() -> C, url: &str, size: usize) -> Vec<Client<C>> {
     let mut connecting = JoinSet::new();
     for _ in 0..size {
         let url = url.to_owned();
-        connecting.spawn(async move { connect(&url).await });
+        connecting.spawn(async move { connect_over(over(), &url, "redis").await });
     }
     connecting.join_all().await
 }
 
-async fn one_stall(frozen: bool) {
+async fn one_stall<C: Connect>(over: fn() -> C, frozen: bool) {
     const CLIENTS: usize = 200;
     const STALL: Duration = ms(300);
     let Some(server) = server_or_skip().await else {
         return;
     };
-    let clients = fleet(&server.url(), CLIENTS).await;
+    let clients = fleet(over, &server.url(), CLIENTS).await;
     let before = server.accepts().await;
     let end = Instant::now() + SECOND * 2;
     let mut asking = JoinSet::new();
@@ -84,7 +85,8 @@ async fn one_stall(frozen: bool) {
     let accepted = server.accepts().await - before;
     let each = accepted as f64 / CLIENTS as f64;
     println!(
-        "FIGURE fleet: {CLIENTS} clients, one stall of {STALL:?} ({}): {each:.3} accepts per client",
+        "FIGURE fleet{}: {CLIENTS} clients, one stall of {STALL:?} ({}): {each:.3} accepts per client",
+        by::<C>(),
         if frozen { "frozen" } else { "paused" }
     );
     assert!(each <= 0.5, "{accepted} connections accepted");
@@ -92,16 +94,16 @@ async fn one_stall(frozen: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_clients_and_one_frozen_moment_cost_less_than_half_a_connection_each() {
-    one_stall(true).await;
+    one_stall(LinkConnector::new, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_clients_and_one_pause_cost_less_than_half_a_connection_each() {
-    one_stall(false).await;
+    one_stall(LinkConnector::new, false).await;
 }
 
 /// A hundred clients, an outage, and when each of them was served again.
-async fn all_back(what: &str, mode: Option<Mode>) {
+async fn all_back<C: Connect>(over: fn() -> C, what: &str, mode: Option<Mode>) {
     const CLIENTS: usize = 100;
     let Some(server) = server_or_skip().await else {
         return;
@@ -112,7 +114,7 @@ async fn all_back(what: &str, mode: Option<Mode>) {
     } else {
         server.url()
     };
-    let clients = fleet(&url, CLIENTS).await;
+    let clients = fleet(over, &url, CLIENTS).await;
     let length = if is_full() { SECOND * 10 } else { SECOND * 3 };
     let lag = LagMeter::start();
     let end = Instant::now() + SECOND * 3 + length;
@@ -143,7 +145,8 @@ async fn all_back(what: &str, mode: Option<Mode>) {
     let slow = p95(&mut back);
     let accepted = server.accepts().await - before;
     println!(
-        "FIGURE fleet: {CLIENTS} clients, {what} for {length:?}: all back p95 {slow:?}, the last {:?}; {:.2} connections each",
+        "FIGURE fleet{}: {CLIENTS} clients, {what} for {length:?}: all back p95 {slow:?}, the last {:?}; {:.2} connections each",
+        by::<C>(),
         back[CLIENTS - 1],
         accepted as f64 / CLIENTS as f64
     );
@@ -160,10 +163,27 @@ async fn all_back(what: &str, mode: Option<Mode>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_clients_of_a_frozen_server_are_back_with_one_connection_each() {
-    all_back("frozen", None).await;
+    all_back(LinkConnector::new, "frozen", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_clients_of_a_black_hole_are_back_with_one_connection_each() {
-    all_back("black hole", Some(Mode::Blackhole)).await;
+    all_back(LinkConnector::new, "black hole", Some(Mode::Blackhole)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_clients_over_redis_own_connection_bear_one_stall_alike() {
+    if is_full() {
+        one_stall(RedisConnector::new, true).await;
+        one_stall(RedisConnector::new, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_clients_over_redis_own_connection_are_back_with_one_connection_each() {
+    if is_full() {
+        all_back(RedisConnector::new, "frozen", None).await;
+        let hole = Some(Mode::Blackhole);
+        all_back(RedisConnector::new, "black hole", hole).await;
+    }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use common::*;
 use holdfast_lab::load::LagMeter;
 use holdfast_lab::{Mode, Proxy, Server, server_or_skip};
-use redis_holdfast::{Client, redis};
+use redis_holdfast::layer::{Connect, LinkConnector};
+use redis_holdfast::{Client, RedisConnector, redis};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -44,14 +45,14 @@ enum Fault {
 }
 
 /// A server of its own, an outage of its own: when it ended, and when the first call after it was served.
-async fn one(fault: Fault, length: Duration) -> Option<(Instant, Instant)> {
+async fn one<C: Connect>(over: C, fault: Fault, length: Duration) -> Option<(Instant, Instant)> {
     let server = server_or_skip().await?;
     let proxy = Proxy::start(server.addr()).await.unwrap();
     let url = match fault {
         Fault::Killed | Fault::Frozen | Fault::Paused => server.url(),
         Fault::Reset | Fault::SynBlackHole | Fault::SilentPath => proxy.url(),
     };
-    let client = connect(&url).await;
+    let client = connect_over(over, &url, "redis").await;
     // The phase: where in the clocks of link and prober the outage begins and ends.
     sleep(ms(fastrand::u64(0..=1000))).await;
     let length = length + ms(fastrand::u64(0..=300));
@@ -67,7 +68,7 @@ async fn one(fault: Fault, length: Duration) -> Option<(Instant, Instant)> {
 }
 
 /// When calls were served, until a second of them came after a refusal.
-async fn ask(mut client: Client) -> Vec<Instant> {
+async fn ask<C: Connect>(mut client: Client<C>) -> Vec<Instant> {
     let (mut served, mut failed, end) = (Vec::new(), false, Instant::now() + SECOND * 120);
     let mut enough = None;
     while Instant::now() < end && enough.is_none_or(|at| Instant::now() < at) {
@@ -114,7 +115,7 @@ async fn end(fault: Fault, server: &Server, proxy: &Proxy) -> Instant {
 }
 
 /// Outages of these kinds and of every length, side by side in their kinds and phases.
-async fn every_length(faults: &[Fault]) {
+async fn every_length<C: Connect>(over: fn() -> C, faults: &[Fault]) {
     let (lengths, phases) = if is_full() {
         (vec![SECOND, SECOND * 10, SECOND * 60], 20)
     } else {
@@ -126,7 +127,7 @@ async fn every_length(faults: &[Fault]) {
     for length in lengths {
         let all: Vec<JoinSet<_>> = faults
             .iter()
-            .map(|fault| (0..phases).map(|_| one(*fault, length)).collect())
+            .map(|fault| (0..phases).map(|_| one(over(), *fault, length)).collect())
             .collect();
         for (kind, outages) in all.into_iter().enumerate() {
             let ended: Vec<_> = outages.join_all().await.into_iter().flatten().collect();
@@ -152,7 +153,8 @@ async fn every_length(faults: &[Fault]) {
     }
     for (kind, fault) in faults.iter().enumerate() {
         println!(
-            "FIGURE recovery {fault:?}: first success after outages of {} ({phases} phases each)",
+            "FIGURE recovery{} {fault:?}: first success after outages of {} ({phases} phases each)",
+            by::<C>(),
             figures[kind].join("; ")
         );
         let (shortest, longest) = (medians[kind][0], medians[kind][medians[kind].len() - 1]);
@@ -164,26 +166,48 @@ async fn every_length(faults: &[Fault]) {
     }
 }
 
-/// And so is one that did not die: whose port refused, and whose connections were reset.
+// ── what comes back alike, side by side ────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The server is gone: it died, or its port refuses and its connections were reset.
+const GONE: &[Fault] = &[Fault::Killed, Fault::Reset];
+/// It is there, and answers nothing: frozen, or told to pause.
+const MUTE: &[Fault] = &[Fault::Frozen, Fault::Paused];
+/// Nobody can tell whether it is there: SYNs are not answered, or all is taken and nothing delivered.
+const HIDDEN: &[Fault] = &[Fault::SynBlackHole, Fault::SilentPath];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_is_served_within_500_ms_of_its_return_however_long_it_was_away() {
-    every_length(&[Fault::Killed, Fault::Reset]).await;
+    every_length(LinkConnector::new, GONE).await;
 }
 
-/// And so is one that was told to pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_is_served_within_500_ms_of_its_return_however_long_it_was_away() {
-    every_length(&[Fault::Frozen, Fault::Paused]).await;
+    every_length(LinkConnector::new, MUTE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_behind_unanswered_syns_is_served_within_500_ms_of_its_return_however_long_it_was_away()
+async fn a_server_behind_a_black_hole_is_served_within_500_ms_of_its_return_however_long_it_was_away()
  {
-    every_length(&[Fault::SynBlackHole]).await;
+    every_length(LinkConnector::new, HIDDEN).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_behind_a_silent_path_is_served_within_500_ms_of_its_return_however_long_it_was_away()
- {
-    every_length(&[Fault::SilentPath]).await;
+async fn redis_own_connection_serves_a_killed_server_within_500_ms_of_its_return() {
+    if is_full() {
+        every_length(RedisConnector::new, GONE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_own_connection_serves_a_frozen_server_within_500_ms_of_its_return() {
+    if is_full() {
+        every_length(RedisConnector::new, MUTE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_own_connection_serves_a_server_behind_a_black_hole_within_500_ms_of_its_return() {
+    if is_full() {
+        every_length(RedisConnector::new, HIDDEN).await;
+    }
 }
