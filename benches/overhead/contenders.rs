@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use redis_holdfast::{
-    Client,
+    Client, RedisConnector,
+    layer::{Connect, LinkConnector},
     redis::{self, AsyncCommands, FromRedisValue, Pipeline, aio::ConnectionLike},
 };
 
@@ -14,6 +15,8 @@ use super::measure::{BYTES, Caller, Contender, Shape, Verb};
 
 pub const BARE: &str = "MultiplexedConnection";
 pub const OURS: &str = "redis-holdfast";
+/// Our stack over `redis`' own connection.
+pub const OVER_REDIS: &str = "RedisConnector";
 
 /// Bare first, ours last; the values are there.
 pub async fn connect(url: &str) -> Vec<Contender> {
@@ -27,7 +30,7 @@ pub async fn connect(url: &str) -> Vec<Contender> {
         let row = Shape::new(Verb::Set, bytes, 1, 1);
         let () = bare.set(row.key(), row.value()).await.unwrap();
     }
-    let ours = ours(url).await;
+    let (over_redis, ours) = (over_redis(url).await, ours(url).await);
     vec![
         Contender::new(BARE, move |row| Plain::new(bare.clone(), row)),
         Contender::new("ConnectionManager", move |row| {
@@ -36,15 +39,25 @@ pub async fn connect(url: &str) -> Vec<Contender> {
         Contender::new("deadpool-redis", move |row| {
             Plain::new(Pooled(pool.clone()), row)
         }),
+        Contender::new(OVER_REDIS, move |row| Plain::new(over_redis.clone(), row)),
         Contender::new(OURS, move |row| Plain::new(ours.clone(), row)),
     ]
 }
 
 /// Ready, every protection on.
 pub async fn ours(url: &str) -> Client {
+    ready(LinkConnector::new(), url).await
+}
+
+async fn over_redis(url: &str) -> Client<RedisConnector> {
+    ready(RedisConnector::new(), url).await
+}
+
+async fn ready<C: Connect>(over: C, url: &str) -> Client<C> {
     let ours = Client::builder(url)
         .unwrap()
         .max_in_flight(MOST_CALLERS)
+        .connector(over)
         .build()
         .unwrap();
     ours.wait_ready(Duration::from_secs(5)).await.unwrap();
