@@ -165,6 +165,8 @@ prepare
 check "format" cargo fmt --all --check
 check "lints" cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 check "each feature alone" each_feature
+# As cargo-fuzz builds them, without its instruments: their bodies are run by the unit tests.
+check "fuzz targets" env RUSTFLAGS="--cfg fuzzing" cargo check -q --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --locked
 check "docs" env RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --all-features --locked
 if cargo deny --version >/dev/null 2>&1; then
   check "licences and advisories" cargo deny check
