@@ -257,30 +257,12 @@ async fn redis_own_connection_follows_a_late_dns_off_a_black_hole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_own_connection_follows_a_dns_that_failed_off_a_black_hole() {
-    if is_full() {
-        let row = "moved, DNS right after 10s of SERVFAIL";
-        moved_off_a_black_hole(
-            RedisConnector::new(),
-            row,
-            Some(Answer::ServFail),
-            SECOND * 10,
-        )
-        .await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_own_connection_follows_a_dns_that_was_silent_off_a_black_hole() {
-    if is_full() {
-        let row = "moved, DNS right after 10s of silence";
-        moved_off_a_black_hole(
-            RedisConnector::new(),
-            row,
-            Some(Answer::Silent),
-            SECOND * 10,
-        )
-        .await;
+async fn redis_own_connection_follows_a_dns_that_failed_or_was_silent_off_a_black_hole() {
+    let outage = outage(10);
+    let said = [("SERVFAIL", Answer::ServFail), ("silence", Answer::Silent)];
+    for (what, answer) in said.into_iter().filter(|_| is_full()) {
+        let row = format!("moved, DNS right after {outage:?} of {what}");
+        moved_off_a_black_hole(RedisConnector::new(), &row, Some(answer), outage).await;
     }
 }
 

@@ -184,7 +184,7 @@ impl Score {
             self.ours, self.bare, self.only_ours, self.swaps, self.opened
         );
         assert_eq!(self.wrong, 0, "{row}: wrong replies: {self:?}");
-        // They are due at the same instants, and each failure is a call of its own: no allowance.
+        // They are due at the same instants, and each failure is a call of its own.
         assert!(
             self.ours <= self.bare + more,
             "{row}: we failed calls that bare did not: {self:?}"

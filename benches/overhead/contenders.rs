@@ -15,8 +15,6 @@ use super::measure::{BYTES, Caller, Contender, Shape, Verb};
 
 pub const BARE: &str = "MultiplexedConnection";
 pub const OURS: &str = "redis-holdfast";
-/// Our stack over `redis`' own connection.
-pub const OVER_REDIS: &str = "RedisConnector";
 
 /// Bare first, ours last; the values are there.
 pub async fn connect(url: &str) -> Vec<Contender> {
@@ -30,7 +28,8 @@ pub async fn connect(url: &str) -> Vec<Contender> {
         let row = Shape::new(Verb::Set, bytes, 1, 1);
         let () = bare.set(row.key(), row.value()).await.unwrap();
     }
-    let (over_redis, ours) = (over_redis(url).await, ours(url).await);
+    let over_redis = ready(RedisConnector::new(), url).await;
+    let ours = ours(url).await;
     vec![
         Contender::new(BARE, move |row| Plain::new(bare.clone(), row)),
         Contender::new("ConnectionManager", move |row| {
@@ -39,7 +38,9 @@ pub async fn connect(url: &str) -> Vec<Contender> {
         Contender::new("deadpool-redis", move |row| {
             Plain::new(Pooled(pool.clone()), row)
         }),
-        Contender::new(OVER_REDIS, move |row| Plain::new(over_redis.clone(), row)),
+        Contender::new("RedisConnector", move |row| {
+            Plain::new(over_redis.clone(), row)
+        }),
         Contender::new(OURS, move |row| Plain::new(ours.clone(), row)),
     ]
 }
@@ -47,10 +48,6 @@ pub async fn connect(url: &str) -> Vec<Contender> {
 /// Ready, every protection on.
 pub async fn ours(url: &str) -> Client {
     ready(LinkConnector::new(), url).await
-}
-
-async fn over_redis(url: &str) -> Client<RedisConnector> {
-    ready(RedisConnector::new(), url).await
 }
 
 async fn ready<C: Connect>(over: C, url: &str) -> Client<C> {
